@@ -1,0 +1,78 @@
+"""The command line: ``ckptkit ls DIR``.
+
+$ ckptkit ls runs/digits
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from ckptkit.records import CheckpointRecord
+from ckptkit.store import Listing, Store
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 fine, 1 problems found, 2 wrong usage."""
+    parser = argparse.ArgumentParser(prog="ckptkit", description="Look at directories of checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    ls = commands.add_parser("ls", help="list the checkpoints of a directory", epilog="example: ckptkit ls runs/digits")
+    ls.add_argument("directory", metavar="DIR")
+    ls.add_argument("--json", action="store_true", help="print JSON, one object a checkpoint")
+    options = parser.parse_args(arguments)
+    return _list(options.directory, as_json=options.json)
+
+
+def _list(directory: str, *, as_json: bool) -> int:
+    listing = Store(directory).scan()
+    if as_json:
+        print(json.dumps([asdict(record) for record in listing.records], indent=2))
+    elif listing.records:
+        Console().print(_table(listing))
+    for name, reason in listing.damaged.items():
+        print(f"{name} is damaged: {reason}", file=sys.stderr)
+    if not listing.records and not listing.damaged:
+        print(f"no checkpoints in {directory}", file=sys.stderr)
+    return 1 if listing.damaged or not listing.records else 0
+
+
+def _table(listing: Listing) -> Table:
+    table = Table()
+    for heading in ("checkpoint", "step", "epoch", "age", "size", "metrics"):
+        table.add_column(heading, justify="right" if heading in ("step", "epoch", "age", "size") else "left")
+    for record in listing.records:
+        table.add_row(*_row(record, newest=record is listing.records[-1]))
+    return table
+
+
+def _row(record: CheckpointRecord, *, newest: bool) -> tuple[str, ...]:
+    epoch = "" if record.epoch is None else str(record.epoch) + (f" + {record.batch} batches" if record.batch else "")
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    if record.foreign:
+        metrics = "written by plain TensorFlow, unverified"
+    name = record.name + (" (latest)" if newest else "")
+    return name, str(record.step), epoch, _age(time.time() - record.created_at), _size(record.size_bytes), metrics
+
+
+def _age(secs: float) -> str:
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if secs >= length:
+            return f"{secs / length:.0f} {unit}"
+    return f"{max(secs, 0):.0f} s"
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"

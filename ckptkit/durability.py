@@ -1,0 +1,57 @@
+"""File operations that survive power loss when asked to: fsync of files and folders, replacement in one step.
+
+write_file("run/x.json", b"{}", durable=True)      # a temporary name, fsync, rename, fsync of the folder
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+__all__ = ["link_or_copy", "sync_directory", "sync_file", "write_file"]
+
+
+def sync_file(path: str, *, durable: bool = True) -> None:
+    """Flush a file's content to the disk."""
+    _sync(path, os.O_RDONLY, durable)
+
+
+def sync_directory(path: str, *, durable: bool = True) -> None:
+    """Flush a folder's entries to the disk: without it a rename may be undone by power loss."""
+    _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0), durable)
+
+
+def write_file(path: str, content: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all: readers see the old content or the new one."""
+    temporary = f"{path}.tmp-{os.getpid()}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        raise
+    sync_directory(os.path.dirname(path) or ".", durable=durable)
+
+
+def link_or_copy(source: str, target: str, *, durable: bool = True) -> None:
+    """Give a file a second name; copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+        sync_file(target, durable=durable)
+
+
+def _sync(path: str, flags: int, durable: bool) -> None:
+    if not durable:
+        return
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""Every error ckptkit raises on purpose, each also a child of the built-in that it refines.
+
+CheckpointError
+├── CheckpointNotFoundError   (FileNotFoundError)  nothing there under that name
+├── CheckpointDamagedError    (OSError)            files are there, but are not what was written
+├── CheckpointMismatchError   (ValueError)         the model and the checkpoint do not fit together
+├── CheckpointSaveError       (OSError)            a save failed; older checkpoints stand
+├── DirectoryLockedError      (OSError)            another process writes to this directory
+├── ReadOnlyError             (PermissionError)    a manager opened with read_only=True was asked to write
+└── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointDamagedError",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "CheckpointNotFoundError",
+    "CheckpointSaveError",
+    "DirectoryLockedError",
+    "ExportError",
+    "ReadOnlyError",
+]
+
+
+class CheckpointError(Exception):
+    """Base of every error that ckptkit raises on purpose."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """No checkpoint is there under the name that was asked for."""
+
+
+class CheckpointDamagedError(CheckpointError, OSError):
+    """The files of a checkpoint are missing, cut short or altered."""
+
+
+class CheckpointMismatchError(CheckpointError, ValueError):
+    """A checkpoint and the objects it is restored into do not fit together."""
+
+
+class CheckpointSaveError(CheckpointError, OSError):
+    """A checkpoint could not be written; every older one still stands."""
+
+
+class DirectoryLockedError(CheckpointError, OSError):
+    """Another process is writing checkpoints to the same directory."""
+
+
+class ReadOnlyError(CheckpointError, PermissionError):
+    """A manager opened with ``read_only=True`` was asked to write."""
+
+
+class ExportError(CheckpointError, RuntimeError):
+    """A finished artifact could not be written; nothing was left behind."""

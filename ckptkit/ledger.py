@@ -1,0 +1,170 @@
+"""What a manager knows of its directory: which checkpoints are there, which are managed, and which may go.
+
+    ledger = Ledger("ckpt", max_to_keep=3)
+    ledger.adopt(store.scan(), now=time.time())
+    ledger.add(record)                               # after a commit
+    for record in ledger.take_out_superfluous(now):  # what no policy keeps
+        store.delete(record)
+
+Pure bookkeeping: no file is touched here.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+
+from ckptkit.combinators import Combined
+from ckptkit.preservation import All, Best, EveryNSecs, KeepContext, Latest, PreservationPolicy
+from ckptkit.records import CheckpointRecord, best_record, split_number
+from ckptkit.state_file import StateFile
+from ckptkit.store import Listing
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """The checkpoints of one directory under one name, and the policy that keeps them.
+
+    Args:
+        name: Stem of the names that are managed; other checkpoints in the directory are seen and left alone.
+        max_to_keep: Number of newest to keep, None for all or for whatever ``policy`` says.
+        keep_every_secs: Also keep one every so many seconds, and take it off the list as TensorFlow's manager does.
+        policy: What to keep beside the newest.
+        now: Seconds since the Epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        max_to_keep: int | None,
+        keep_every_secs: float | None,
+        policy: PreservationPolicy | None,
+        now: float,
+    ) -> None:
+        self.best_policy = _find_best(policy)
+        self.damaged: dict[str, str] = {}
+        self.run_id = uuid.uuid4().hex
+        self.resumed_from: str | None = None
+        self._name = name
+        self._newest = None if max_to_keep is None else Latest(max_to_keep)
+        self._every = EveryNSecs(keep_every_secs) if keep_every_secs else None
+        self._policy = policy
+        self._records: dict[str, CheckpointRecord] = {}
+        self._active: dict[str, float] = {}
+        self._others: dict[str, float] = {}  # state file entries under other names, carried through
+        # Set back slightly, so that a manager made again at once sees its first checkpoint as newer.
+        self._preserved_at = now - 1.0
+
+    @property
+    def records(self) -> tuple[CheckpointRecord, ...]:
+        """Every checkpoint, oldest first."""
+        return tuple(self._records.values())
+
+    @property
+    def active(self) -> list[str]:
+        """Prefixes of the managed ones, oldest first."""
+        return list(self._active)
+
+    @property
+    def latest(self) -> CheckpointRecord | None:
+        """The newest under our name; where there is none, the newest under any."""
+        return next(iter(self.newest_first()), None)
+
+    @property
+    def best(self) -> CheckpointRecord | None:
+        """The best by the ``Best`` policy's metric."""
+        assert self.best_policy is not None
+        return best_record(self.records, self.best_policy.monitor, self.best_policy.mode)
+
+    @property
+    def next_sequence(self) -> int:
+        """The number of the next commit."""
+        return 1 + max((record.sequence for record in self.records), default=0)
+
+    def newest_first(self) -> list[CheckpointRecord]:
+        """Return the order in which a run would want to go on from them."""
+        own = [record for record in self.records if self._is_own(record.name)]
+        return (own or list(self.records))[::-1]
+
+    def adopt(self, listing: Listing, now: float) -> None:
+        """Take over what a directory holds, and from its state file which of it is managed."""
+        self._records = {record.prefix: record for record in listing.records}
+        self.damaged = dict(listing.damaged)
+        self.run_id = next((record.run_id for record in reversed(self.records) if record.run_id), self.run_id)
+        if listing.state is None:
+            self._active = {r.prefix: r.created_at for r in self.records if self._is_own(r.name)}
+            return
+        self._preserved_at = min(listing.state.last_preserved_timestamp, now)  # the clock may have gone back
+        listed = dict(_times(listing.state))
+        newest_listed = max((r.sequence for r in self.records if r.name in listed), default=0)
+        self._active = {}
+        for record in self.records:
+            at = min(listed.get(record.name, record.created_at), now)
+            # Committed after the state file was written last: a crash came in between.
+            unlisted = record.name not in listed and not record.foreign and record.sequence > newest_listed
+            if self._is_own(record.name) and (unlisted or (record.name in listed and at > self._preserved_at)):
+                self._active[record.prefix] = at
+        self._others = {name: at for name, at in listed.items() if not self._is_own(name)}
+
+    def add(self, record: CheckpointRecord) -> None:
+        """Enter a checkpoint that was committed; one that was saved again goes to the end."""
+        for known in (self._records, self._active):
+            known.pop(record.prefix, None)
+        self._records[record.prefix] = record
+        self._active[record.prefix] = record.created_at
+        self.damaged.pop(record.name, None)
+
+    def take_out_superfluous(self, now: float) -> list[CheckpointRecord]:
+        """Take out of the ledger, and return, what nothing keeps; oldest first."""
+        gone = []
+        for record in self._not_newest(now):
+            if self._every is not None and self._is_preserved(record, now):
+                self._preserved_at = record.created_at  # kept for its age: it leaves the list, not the disk
+            elif record.prefix == self.resumed_from:
+                continue
+            else:
+                gone.append(record)
+                del self._records[record.prefix]
+            del self._active[record.prefix]
+        return gone
+
+    def state_file(self) -> StateFile:
+        """Return TensorFlow's state file for what is known now."""
+        listed = {**self._others, **{os.path.basename(prefix): at for prefix, at in self._active.items()}}
+        latest = self.latest
+        assert latest is not None
+        return StateFile(latest.name, tuple(listed), tuple(listed.values()), self._preserved_at)
+
+    def _not_newest(self, now: float) -> list[CheckpointRecord]:
+        """Return the managed ones that neither count nor policy keep; the newest is never among them."""
+        policy = self._policy
+        if self._newest is not None:
+            policy = self._newest if policy is None else policy | self._newest
+        records = [self._records[prefix] for prefix in self._active]
+        keep = (policy or All()).keep(KeepContext(records, now))
+        return [record for record in records[:-1] if record.prefix not in keep]
+
+    def _is_preserved(self, record: CheckpointRecord, now: float) -> bool:
+        assert self._every is not None
+        return bool(self._every.keep(KeepContext([record], now, self._preserved_at)))
+
+    def _is_own(self, name: str) -> bool:
+        number = split_number(name)
+        return number is not None and number[0] == self._name
+
+
+def _times(state: StateFile) -> Iterable[tuple[str, float]]:
+    # Without times TensorFlow takes all of them for as old as the last one preserved: known, not managed.
+    times = state.all_model_checkpoint_timestamps or [state.last_preserved_timestamp] * len(
+        state.all_model_checkpoint_paths
+    )
+    return zip(map(os.path.basename, state.all_model_checkpoint_paths), times)
+
+
+def _find_best(policy: PreservationPolicy | None) -> Best | None:
+    if isinstance(policy, Best):
+        return policy
+    parts: tuple[PreservationPolicy, ...] = policy.parts if isinstance(policy, Combined) else ()
+    return next((best for part in parts if (best := _find_best(part)) is not None), None)

@@ -1,0 +1,546 @@
+"""Keep checkpoints of TensorFlow objects: a drop-in for ``tf.train.CheckpointManager`` that loses nothing.
+
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    with ckptkit.CheckpointManager(checkpoint, "runs/digits", max_to_keep=3, async_save=True) as manager:
+        manager.restore_or_initialize()
+        ...
+        manager.save()
+
+Change the import line and the rest stays: the same arguments, methods, properties, file names and state file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, cast
+
+import tensorflow as tf
+
+from ckptkit import restoring
+from ckptkit.errors import (
+    CheckpointDamagedError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    CheckpointSaveError,
+    ReadOnlyError,
+)
+from ckptkit.ledger import Ledger
+from ckptkit.lock import DirectoryLock
+from ckptkit.policies import SaveContext, SavePolicy
+from ckptkit.preservation import PreservationPolicy
+from ckptkit.records import CheckpointRecord
+from ckptkit.saving import SaveJob
+from ckptkit.snapshot import CheckpointGraph, read_extras
+from ckptkit.store import Store
+from ckptkit.writer import BackgroundWriter
+
+__all__ = ["CheckpointManager"]
+
+_log = logging.getLogger("ckptkit")
+
+
+class CheckpointManager:
+    """Save, keep, list and restore the checkpoints of one directory.
+
+    The first nine arguments are those of ``tf.train.CheckpointManager`` and mean the same.
+
+    Args:
+        checkpoint: The ``tf.train.Checkpoint`` to save. What Keras 3 keeps in lists, dicts, seeds and metrics is saved
+            as well, which TensorFlow's manager does not; from now on ``checkpoint.restore`` restores it, too.
+        directory: Folder of the checkpoints; made at the first save.
+        max_to_keep: Number of newest checkpoints to keep, at least 1; None keeps all, or leaves the decision to
+            ``preservation_policy`` alone.
+        keep_checkpoint_every_n_hours: Also keep one checkpoint every so many hours. These leave :attr:`checkpoints`.
+        checkpoint_name: Stem of the file names, ``ckpt`` in ``ckpt-1200``.
+        step_counter: A ``tf.Variable`` with the current step; needed for ``checkpoint_interval``.
+        checkpoint_interval: Fewest steps between two saves.
+        init_fn: Called by :meth:`restore_or_initialize` where there is nothing to restore.
+        last_checkpoint_step: Step of the last save, for ``checkpoint_interval``.
+        save_policy: When :meth:`maybe_save` saves; None for at every call.
+        preservation_policy: What to keep beside the ``max_to_keep`` newest. The newest checkpoint and the one the run
+            was resumed from stay in any case.
+        async_save: Whether :meth:`save` returns at once and the files are written by a background thread.
+        durable: Whether files and folders are flushed to the disk before a checkpoint counts as saved.
+        on_save_error: ``"raise"``, or ``"warn"`` to log a failed background save and go on.
+        read_only: Look on without ever writing; needs no lock and always shows what is on the disk now.
+
+    Raises:
+        ValueError: An argument is out of its range, or TensorFlow runs in graph mode.
+        TypeError: ``checkpoint`` is no ``tf.train.Checkpoint``.
+
+    Source: https://www.tensorflow.org/api_docs/python/tf/train/CheckpointManager
+    """
+
+    def __init__(
+        self,
+        checkpoint: tf.train.Checkpoint,
+        directory: str | os.PathLike[str],
+        max_to_keep: int | None,
+        keep_checkpoint_every_n_hours: float | None = None,
+        checkpoint_name: str = "ckpt",
+        step_counter: tf.Variable | None = None,
+        checkpoint_interval: int | None = None,
+        init_fn: Callable[[], object] | None = None,
+        last_checkpoint_step: int | None = None,
+        *,
+        save_policy: SavePolicy | None = None,
+        preservation_policy: PreservationPolicy | None = None,
+        async_save: bool = False,
+        durable: bool = True,
+        on_save_error: str = "raise",
+        read_only: bool = False,
+    ) -> None:
+        _validate(checkpoint, max_to_keep, checkpoint_name, on_save_error, save_policy, preservation_policy)
+        if checkpoint_interval is not None and step_counter is None:
+            raise ValueError("`step_counter` should be passed if `checkpoint_interval` is not None.")
+        self._checkpoint = checkpoint
+        self._directory = os.fspath(directory)
+        self._name = checkpoint_name
+        self._step_counter = step_counter
+        self._checkpoint_interval = checkpoint_interval
+        self._init_fn = init_fn
+        self._last_checkpoint_step = last_checkpoint_step
+        self._save_policy = save_policy
+        self._async_save = async_save
+        self._on_save_error = on_save_error
+        self._read_only = read_only
+        self._graph = CheckpointGraph(checkpoint)
+        self._store = Store(self._directory, durable=durable)
+        self._writer = BackgroundWriter()
+        keep_every_secs = keep_checkpoint_every_n_hours * 3600.0 if keep_checkpoint_every_n_hours else None
+        self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, time.time())
+        self._state_lock = threading.RLock()  # the background thread enters its commits in the ledger
+        self._lock: DirectoryLock | None = None
+        self._free_lock: weakref.finalize[Any, Any] | None = None
+        self._pending: restoring.Pending | None = None
+        self._asked = (0, 0)  # step and epoch when the policy was last asked
+        self._skipped = 0
+        self._refresh()
+
+    # What is there ---------------------------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> str:
+        """The folder of the checkpoints, as it was given."""
+        return self._directory
+
+    @property
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """The ``tf.train.Checkpoint`` that is saved."""
+        return self._checkpoint
+
+    @property
+    def checkpoint_interval(self) -> int | None:
+        """Fewest steps between two saves, or None."""
+        return self._checkpoint_interval
+
+    @property
+    def save_policy(self) -> SavePolicy | None:
+        """The policy that :meth:`maybe_save` asks."""
+        return self._save_policy
+
+    @property
+    def latest_checkpoint(self) -> str | None:
+        """Prefix of the newest committed checkpoint, None if there is none. A save under way does not count."""
+        latest = self._look().latest
+        return None if latest is None else latest.prefix
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """Prefix of the best checkpoint by the ``Best`` policy's metric; None if none carries it.
+
+        Raises:
+            ValueError: No ``Best`` is part of the preservation policy.
+        """
+        best = self._best()
+        return None if best is None else best.prefix
+
+    @property
+    def best_record(self) -> CheckpointRecord | None:
+        """Record of :attr:`best_checkpoint`."""
+        return self._best()
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Prefixes of the managed checkpoints, oldest first, without those kept for every n hours."""
+        return self._look().active
+
+    def records(self) -> tuple[CheckpointRecord, ...]:
+        """Return what is known of every checkpoint in the directory, oldest first."""
+        return self._look().records
+
+    # Saving ----------------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        checkpoint_number: Any = None,
+        check_interval: bool = True,
+        options: tf.train.CheckpointOptions | None = None,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        epoch: int | None = None,
+        batch: int | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Save the objects as they are now.
+
+        Args:
+            checkpoint_number: Number in the file name; an int, or a scalar integer variable or tensor. None takes the
+                checkpoint's ``save_counter``, which counts up in any case.
+            check_interval: Whether ``checkpoint_interval`` is respected.
+            options: ``tf.train.CheckpointOptions``: io device, write callbacks and async are honoured.
+            metrics: Numbers measured at this very moment; they are stored with the checkpoint and rank it.
+            epoch: Epochs done.
+            batch: Batches done in the epoch that follows.
+            state: Further values to store, bytes, arrays or tensors by name; :meth:`state` reads them back.
+
+        Returns:
+            The checkpoint's prefix; None if the interval says that it is too early. With ``async_save`` the files are
+            there after :meth:`wait_until_finished`; variables may be changed at once.
+
+        Raises:
+            CheckpointSaveError: It could not be written, or an earlier background save could not. Older ones stand.
+            DirectoryLockedError: Another process writes to this directory.
+            CheckpointMismatchError: Values of the restored checkpoint still wait for objects that never came.
+        """
+        self._require_writable()
+        self._raise_background_error()
+        self._require_nothing_pending()
+        device, callbacks, in_background = _read_options(options, self._async_save)
+        step = self._current_step()
+        if step is not None and self._is_too_early(step, check_interval):
+            return None
+        self._become_writer()
+        counter = self._checkpoint.save_counter
+        counter.assign_add(1)
+        number = int(counter if checkpoint_number is None else checkpoint_number)
+        began = time.perf_counter()
+        held = self._graph.take(state)
+        facts = {
+            "step": number,
+            "epoch": epoch,
+            "batch": batch,
+            "metrics": {str(k): float(v) for k, v in (metrics or {}).items()},
+            "seconds": {"blocked": time.perf_counter() - began},
+        }
+        name = f"{self._name}-{number}"
+        before, self._last_checkpoint_step = self._last_checkpoint_step, step
+
+        def failed() -> None:
+            if self._last_checkpoint_step == step:
+                self._last_checkpoint_step = before  # a retry at the same step saves
+
+        job = SaveJob(self._store, self._ledger, self._state_lock, name, held, facts, device, callbacks, failed)
+        if in_background:
+            self._writer.submit(job)
+        else:
+            self._writer.wait()
+            self._raise_background_error()
+            job()
+        return os.path.join(self._directory, name)
+
+    def maybe_save(
+        self,
+        step: int,
+        *,
+        epoch: int | None = None,
+        batch: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        state: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> str | None:
+        """Ask ``save_policy`` and save if a checkpoint is due, numbered by ``step``.
+
+        Args:
+            step: Optimizer steps done.
+            epoch: Epochs done.
+            batch: Batches done in the epoch that follows.
+            metrics: Numbers measured at this very moment.
+            state: Called for further values to store, only if a save is due.
+
+        Returns:
+            The checkpoint's prefix; None if none is due, or if two saves are still under way, which is logged.
+        """
+        if not self.is_due(step, epoch=epoch, metrics=metrics):
+            return None
+        extra = state() if state is not None else None
+        return self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
+
+    def is_due(self, step: int, *, epoch: int | None = None, metrics: Mapping[str, float] | None = None) -> bool:
+        """Ask ``save_policy`` whether to save now; each question counts as the last one before the next.
+
+        Args:
+            step: Optimizer steps done.
+            epoch: Epochs done.
+            metrics: Numbers measured at this very moment.
+
+        Returns:
+            False if no save is due, or if two are still under way, which is logged.
+
+        Raises:
+            CheckpointSaveError: An earlier background save failed.
+        """
+        self._raise_background_error()
+        context = SaveContext(step, self._asked[0], epoch or 0, self._asked[1], time.time(), metrics or {})
+        self._asked = (step, epoch or 0)
+        if self._save_policy is not None and not self._save_policy.should_save(context):
+            return False
+        if not (self._async_save and self._writer.busy):
+            return True
+        self._skipped += 1
+        _log.warning(
+            "skipped the save of step %d to %s: one is being written and one is waiting (%d skipped so far).",
+            step,
+            self._directory,
+            self._skipped,
+        )
+        return False
+
+    def wait_until_finished(self) -> None:
+        """Wait until every save is committed.
+
+        Raises:
+            CheckpointSaveError: One of them failed; raised once.
+        """
+        self._writer.wait()
+        self._raise_background_error()
+
+    def sync(self) -> None:
+        """Wait until every save is committed; TensorFlow's name for :meth:`wait_until_finished`."""
+        self.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish what is under way and let another process write here. A later save takes the lock again."""
+        try:
+            self.wait_until_finished()
+        finally:
+            self._lock = None
+            if self._free_lock is not None:
+                self._free_lock()
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except CheckpointError as failed:
+            if error is None:
+                raise
+            _log.error("%s", failed)  # the error of the training code is the one to see
+
+    # Restoring -------------------------------------------------------------------------------------------------------
+
+    def restore(self, which: str | int | os.PathLike[str] = "latest", *, strict: bool = True) -> CheckpointRecord:
+        """Restore the objects, all of them or none.
+
+        Args:
+            which: ``"latest"``, ``"best"``, a step, or a prefix. If the latest is damaged the one before it is taken,
+                and said; one that was asked for by step, prefix or as the best is never replaced by another.
+            strict: Whether anything that does not fit is an error. False restores what fits and logs the rest.
+                Values of Keras objects that are not built yet are restored when they are.
+
+        Returns:
+            The record of the checkpoint that was restored.
+
+        Raises:
+            CheckpointNotFoundError: There is no such checkpoint.
+            CheckpointDamagedError: Its files are not what was written, or no checkpoint here can be read.
+            CheckpointMismatchError: It does not fit the objects; the message shows both sides. Nothing was assigned.
+        """
+        self._writer.wait()
+        self._refresh()
+        if which != "latest":
+            return self._restored(self._find(which), strict)
+        for name, reason in self._ledger.damaged.items():
+            _log.warning("%s: checkpoint %s is damaged and left out: %s.", self._directory, name, reason)
+        for record in self._ledger.newest_first():
+            try:
+                return self._restored(record, strict)
+            except CheckpointDamagedError as error:
+                _log.warning("%s Falling back to the one before it.", error)
+                self._ledger.damaged[record.name] = str(error)
+        raise self._nothing_to_restore()
+
+    def restore_or_initialize(self) -> str | None:
+        """Restore the latest checkpoint, or call ``init_fn`` where there is none.
+
+        Returns:
+            The prefix that was restored, None if there was none.
+
+        Raises:
+            CheckpointDamagedError: Checkpoints are there, and none of them can be read: never a silent fresh start.
+        """
+        try:
+            return self.restore("latest").prefix
+        except CheckpointNotFoundError:
+            if self._init_fn is not None:
+                self._init_fn()
+            return None
+
+    @contextmanager
+    def borrowed(self, record: CheckpointRecord) -> Iterator[None]:
+        """Hold the values of a checkpoint in the objects for a while, and put the live ones back after."""
+        live = self._graph.variables()
+        restoring.restore(self._graph, record.prefix)
+        try:
+            yield
+        finally:
+            for variable, value in live:
+                variable.assign(value)
+
+    def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
+        """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
+        return read_extras(record.prefix)
+
+    def leftovers(self) -> list[str]:
+        """Return the names of restored values that still wait for their objects to be built."""
+        return self._pending.leftovers() if self._pending is not None else []
+
+    # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> Ledger:
+        if self._read_only:
+            self._refresh()
+        return self._ledger
+
+    def _refresh(self) -> None:
+        listing = self._store.scan()
+        with self._state_lock:
+            self._ledger.adopt(listing, time.time())
+
+    def _nothing_to_restore(self) -> CheckpointError:
+        damaged = self._ledger.damaged
+        if not damaged:
+            return CheckpointNotFoundError(f"no checkpoint in {self._directory}.")
+        told = "\n".join(f"  {name}: {reason}" for name, reason in list(damaged.items())[:5])
+        return CheckpointDamagedError(
+            f"checkpoints are in {self._directory}, but none of them can be restored:\n{told}\n"
+            "Bring back the files from a copy, or choose an empty directory to start afresh."
+        )
+
+    def _find(self, which: str | int | os.PathLike[str]) -> CheckpointRecord:
+        if which == "best":
+            best = self._best()
+            if best is None:
+                raise CheckpointNotFoundError(f"no checkpoint in {self._directory} carries the monitored metric.")
+            return best
+        if isinstance(which, int):
+            found = [r for r in self._ledger.newest_first() if r.step == which]
+        else:
+            wanted = os.path.realpath(os.fspath(which))
+            found = [r for r in self._ledger.records if os.path.realpath(r.prefix) == wanted]
+            if not found and os.path.dirname(wanted) != os.path.realpath(self._directory):
+                # As in TensorFlow a checkpoint of another directory may be restored from, too.
+                elsewhere = Store(os.path.dirname(os.fspath(which))).scan()
+                found = [r for r in elsewhere.records if os.path.realpath(r.prefix) == wanted]
+        if found:
+            return found[0]
+        name = os.path.basename(os.fspath(which)) if not isinstance(which, int) else f"{self._name}-{which}"
+        if name in self._ledger.damaged:
+            reason = self._ledger.damaged[name]
+            raise CheckpointDamagedError(f"checkpoint {name} in {self._directory} is damaged: {reason}.")
+        steps = ", ".join(str(r.step) for r in self._ledger.newest_first()[:10]) or "none"
+        raise CheckpointNotFoundError(
+            f"no checkpoint {which!r} in {self._directory}; steps there, newest first: {steps}."
+        )
+
+    def _best(self) -> CheckpointRecord | None:
+        if self._ledger.best_policy is None:
+            raise ValueError(
+                "which checkpoint is best is not defined: pass preservation_policy=Best(monitor, mode), "
+                "or monitor= to TrainingCheckpoint."
+            )
+        return self._look().best
+
+    def _restored(self, record: CheckpointRecord, strict: bool) -> CheckpointRecord:
+        self._store.verify(record)
+        pending = restoring.restore(self._graph, record.prefix, strict=strict)
+        self._pending = pending if strict else None
+        self._ledger.resumed_from = record.prefix
+        self._asked = (record.step, record.epoch or 0)
+        if self._checkpoint_interval is not None:
+            self._last_checkpoint_step = self._current_step()
+        return record
+
+    def _current_step(self) -> int | None:
+        return None if self._checkpoint_interval is None else int(cast("Any", self._step_counter))
+
+    def _is_too_early(self, step: int, check_interval: bool) -> bool:
+        last, interval = self._last_checkpoint_step, self._checkpoint_interval
+        return last is not None and (step == last or (check_interval and step < last + (interval or 0)))
+
+    def _require_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnlyError(
+                f"cannot save to {self._directory}: this manager was opened with read_only=True.\n"
+                "Open one without it to save; only one process at a time may."
+            )
+        if not tf.executing_eagerly():
+            raise ValueError("ckptkit saves in eager mode only: call save() outside of tf.function and graph mode.")
+
+    def _require_nothing_pending(self) -> None:
+        left = self.leftovers()
+        self._pending = None if not left else self._pending
+        if left:
+            raise CheckpointMismatchError(
+                f"cannot save to {self._directory}: {len(left)} values of the restored checkpoint found no object, "
+                f"so the new checkpoint would lose them: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}.\n"
+                "Build the model as it was saved before training goes on, or restore with strict=False to drop them."
+            )
+
+    def _raise_background_error(self) -> None:
+        try:
+            self._writer.raise_error()
+        except CheckpointSaveError as error:
+            if self._on_save_error == "raise":
+                raise
+            _log.warning("%s", error)
+
+    def _become_writer(self) -> None:
+        if self._lock is None:
+            self._lock = self._store.lock()
+            self._free_lock = weakref.finalize(self, self._lock.release)
+            self._refresh()  # another process may have written since we looked
+
+
+def _read_options(
+    options: tf.train.CheckpointOptions | None, async_save: bool
+) -> tuple[str | None, list[Callable[..., object]], bool]:
+    if options is None:
+        return None, [], async_save
+    if options.experimental_sharding_callback is not None:
+        raise ValueError("options.experimental_sharding_callback is not supported: ckptkit lays out shards by itself.")
+    callbacks = list(options.experimental_write_callbacks or ())
+    return options.experimental_io_device, callbacks, async_save or options.enable_async
+
+
+def _validate(
+    checkpoint: Any, max_to_keep: Any, name: Any, on_save_error: Any, save_policy: Any, preservation_policy: Any
+) -> None:
+    if not tf.executing_eagerly():
+        raise ValueError("ckptkit works in eager mode only; graph mode of TensorFlow 1 is not supported.")
+    if not isinstance(checkpoint, tf.train.Checkpoint):
+        raise TypeError(
+            f"checkpoint must be a tf.train.Checkpoint, got {type(checkpoint).__name__}. "
+            "Wrap the objects: tf.train.Checkpoint(model=model, optimizer=optimizer)."
+        )
+    if max_to_keep is not None and max_to_keep <= 0:
+        raise ValueError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
+    if not name or name != os.path.basename(name):
+        raise ValueError(f"checkpoint_name must be a plain file name, got {name!r}.")
+    if on_save_error not in ("raise", "warn"):
+        raise ValueError(f"on_save_error must be 'raise' or 'warn', got {on_save_error!r}.")
+    if save_policy is not None and not isinstance(save_policy, SavePolicy):
+        raise TypeError(f"save_policy must come from ckptkit.policies, got {save_policy!r}.")
+    if preservation_policy is not None and not isinstance(preservation_policy, PreservationPolicy):
+        raise TypeError(f"preservation_policy must come from ckptkit.preservation, got {preservation_policy!r}.")

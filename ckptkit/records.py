@@ -1,0 +1,259 @@
+"""What is known about one checkpoint, and the JSON file that holds it.
+
+    manifest = Manifest.from_json(text)            # ManifestError says what is wrong with it
+    record = CheckpointRecord.of(manifest, "runs/digits")
+    best = best_record(records, monitor="val_loss", mode="min")
+
+``ckpt-1200.manifest.json`` is the commit of ``ckpt-1200``: it is written last, and a checkpoint whose manifest is
+missing or does not describe the files beside it was never saved.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+__all__ = [
+    "FORMAT",
+    "CheckpointRecord",
+    "Manifest",
+    "ManifestError",
+    "TensorInfo",
+    "best_record",
+    "is_better",
+    "split_number",
+]
+
+FORMAT = 1
+_SHARD = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
+_NUMBER = re.compile(r"(?P<stem>.+)-(?P<number>\d+)\Z", re.DOTALL)
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class ManifestError(ValueError):
+    """A manifest is not JSON, is of a newer format, or says something impossible."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint: its key, dtype name, shape and size in bytes (0 where it has no fixed size)."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The facts that make a checkpoint a checkpoint; see the module's docstring.
+
+    ``sequence`` counts commits in one directory, so that order does not hang on clocks or on step numbers.
+    ``files`` maps each file's name, relative to the directory, to its size in bytes.
+    """
+
+    name: str
+    step: int
+    sequence: int
+    created_at: float
+    files: Mapping[str, int]
+    index_crc32c: int
+    run_id: str
+    epoch: int | None = None
+    batch: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    tensors: tuple[TensorInfo, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the manifest as strict JSON, the table of tensors last and a line each."""
+        head = {
+            "format": FORMAT,
+            "name": self.name,
+            "run_id": self.run_id,
+            "sequence": self.sequence,
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "metrics": _finite_json(self.metrics),
+            "best": _finite_json(self.best),
+            "created_at": self.created_at,
+            "files": dict(self.files),
+            "index_crc32c": self.index_crc32c,
+            "versions": dict(self.versions),
+            "seconds": dict(self.seconds),
+        }
+        lines = [json.dumps([t.key, t.dtype, list(t.shape), t.size_bytes]) for t in self.tensors]
+        table = "[\n    " + ",\n    ".join(lines) + "\n  ]" if lines else "[]"
+        return json.dumps(head, indent=2, allow_nan=False)[:-2] + f',\n  "tensors": {table}\n}}\n'
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Parse a manifest.
+
+        Raises:
+            ManifestError: It is not JSON, of a newer format, or a field is missing, of a wrong type or unsafe.
+        """
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"not JSON: {error}") from error
+        if not isinstance(raw, dict):
+            raise ManifestError(f"expected a JSON object, got {type(raw).__name__}")
+        if raw.get("format") != FORMAT:
+            raise ManifestError(f"format {raw.get('format')!r}, this ckptkit reads format {FORMAT}")
+        try:
+            return cls(
+                name=_file_name(_typed(raw, "name", str)),
+                step=_count(raw, "step"),
+                sequence=_count(raw, "sequence"),
+                created_at=float(_typed(raw, "created_at", (int, float))),
+                files=_files(raw),
+                index_crc32c=_count(raw, "index_crc32c"),
+                run_id=_typed(raw, "run_id", str),
+                epoch=None if raw.get("epoch") is None else _count(raw, "epoch"),
+                batch=None if raw.get("batch") is None else _count(raw, "batch"),
+                metrics=_numbers(raw, "metrics"),
+                best=_numbers(raw, "best"),
+                versions={str(k): str(v) for k, v in _typed(raw, "versions", dict).items()},
+                seconds=_numbers(raw, "seconds"),
+                tensors=tuple(_tensor(row) for row in _typed(raw, "tensors", list)),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ManifestError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """One checkpoint in a directory.
+
+    Attributes:
+        prefix: Path stem as TensorFlow takes it, ``runs/digits/ckpt-1200``.
+        step: The number in its name: the global step, or the save counter where no step was given.
+        epoch: Epochs done, or None where it was not said.
+        batch: Batches done in the epoch that follows, or None.
+        metrics: What was measured at that very moment, empty where nothing was.
+        created_at: Seconds since the Epoch, from ``time.time()``.
+        size_bytes: Size of all its files.
+        sequence: Its place in the order of commits; 0 for a foreign one.
+        foreign: True for a checkpoint that plain TensorFlow wrote: usable, and unverified.
+        run_id: Identity of the run that wrote it, "" for a foreign one.
+    """
+
+    prefix: str
+    step: int
+    epoch: int | None = None
+    batch: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    created_at: float = 0.0
+    size_bytes: int = 0
+    sequence: int = 0
+    foreign: bool = False
+    run_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """The prefix without its directory, ``ckpt-1200``."""
+        return os.path.basename(self.prefix)
+
+    @classmethod
+    def of(cls, manifest: Manifest, directory: str) -> CheckpointRecord:
+        """Return the record of the checkpoint that a manifest in ``directory`` commits."""
+        return cls(
+            prefix=os.path.join(directory, manifest.name),
+            step=manifest.step,
+            epoch=manifest.epoch,
+            batch=manifest.batch,
+            metrics=dict(manifest.metrics),
+            created_at=manifest.created_at,
+            size_bytes=sum(manifest.files.values()),
+            sequence=manifest.sequence,
+            run_id=manifest.run_id,
+        )
+
+    def at(self, prefix: str) -> CheckpointRecord:
+        """Return the same record with its files at another prefix."""
+        return replace(self, prefix=prefix)
+
+
+def is_better(value: float, than: float | None, mode: str) -> bool:
+    """Say whether a metric's value beats another; NaN never does, and everything else beats nothing."""
+    if math.isnan(value):
+        return False
+    if than is None or math.isnan(than):
+        return True
+    return value < than if mode == "min" else value > than
+
+
+def best_record(records: Iterable[CheckpointRecord], monitor: str, mode: str) -> CheckpointRecord | None:
+    """Return the record with the best ``monitor``; of equals the earliest. Records without it do not compete."""
+    best: CheckpointRecord | None = None
+    for record in records:
+        value = record.metrics.get(monitor, math.nan)
+        if is_better(value, None if best is None else best.metrics[monitor], mode):
+            best = record
+    return best
+
+
+def split_number(name: str) -> tuple[str, int] | None:
+    """Split ``ckpt-1200`` into ``("ckpt", 1200)``; None for a name without a number."""
+    match = _NUMBER.match(name)
+    return None if match is None else (match["stem"], int(match["number"]))
+
+
+def _finite_json(values: Mapping[str, float]) -> dict[str, float | str]:
+    # JSON has no NaN; a metric may well be one.
+    names = {repr(number): name for name, number in _NON_FINITE.items()}
+    return {key: names.get(repr(float(value)), float(value)) for key, value in values.items()}
+
+
+def _numbers(raw: Mapping[str, Any], key: str) -> dict[str, float]:
+    return {str(k): _NON_FINITE[v] if v in _NON_FINITE else float(v) for k, v in _typed(raw, key, dict).items()}
+
+
+def _typed(raw: Mapping[str, Any], key: str, kinds: Any) -> Any:
+    if key not in raw:
+        raise ValueError(f"no field {key!r}")
+    if not isinstance(raw[key], kinds) or isinstance(raw[key], bool):
+        raise TypeError(f"field {key!r} is a {type(raw[key]).__name__}")
+    return raw[key]
+
+
+def _count(raw: Mapping[str, Any], key: str) -> int:
+    value = _typed(raw, key, int)
+    if value < 0:
+        raise ValueError(f"field {key!r} is negative: {value}")
+    return int(value)
+
+
+def _file_name(name: str) -> str:
+    # A manifest may come from anywhere: a name that leaves the directory is refused before it is used.
+    if not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
+
+
+def _files(raw: Mapping[str, Any]) -> dict[str, int]:
+    name = _file_name(_typed(raw, "name", str))
+    files: dict[str, int] = {}
+    for file, size in _typed(raw, "files", dict).items():
+        if not file.startswith(name) or not (file == f"{name}.index" or _SHARD.fullmatch(file[len(name) :])):
+            raise ValueError(f"file {file!r} does not belong to checkpoint {name!r}")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise TypeError(f"size of {file!r} is {size!r}")
+        files[file] = size
+    if f"{name}.index" not in files:
+        raise ValueError(f"no {name}.index among its files")
+    return files
+
+
+def _tensor(row: Any) -> TensorInfo:
+    key, dtype, shape, size_bytes = row
+    return TensorInfo(str(key), str(dtype), tuple(int(n) for n in shape), int(size_bytes))

@@ -1,0 +1,250 @@
+"""A checkpoint back into live objects: everything is read and compared first, and assigned after.
+
+    pending = restore(CheckpointGraph(checkpoint), "run/ckpt-1", strict=True)
+    pending.leftovers()            # [] as soon as every value has found its object
+
+Values whose objects do not exist yet, because a Keras layer or optimizer is not built, are restored when they are made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from ckptkit.errors import CheckpointMismatchError
+from ckptkit.mismatch import Difference, report
+from ckptkit.snapshot import (
+    ADDITION,
+    CheckpointGraph,
+    ObjectGraph,
+    assign,
+    copy_graph,
+    is_variable,
+    open_reader,
+    plain_variable,
+    read_graph,
+    read_tensors,
+)
+from ckptkit.untracked import METRICS, is_lazy, is_unbuilt, when_built
+
+__all__ = ["Pending", "restore"]
+
+_log = logging.getLogger("ckptkit")
+
+
+class Pending:
+    """Values that wait for objects which do not exist yet.
+
+    TensorFlow's own way, to restore a variable at the moment it is assigned to its owner, breaks Keras 3 layers that
+    are built by a symbolic call: the layer ends up with its variables twice. So values below an unbuilt Keras object
+    wait here until its ``build()`` is over; only those of lazy ``tf.Module`` are left to TensorFlow.
+    """
+
+    def __init__(self, prefix: str, graph: CheckpointGraph, saved: ObjectGraph) -> None:
+        self._prefix = prefix
+        self._graph = graph
+        self._saved = saved
+        self._waiting: dict[int, tuple[str, tf.Tensor]] = {}
+        self._left_to_tensorflow: dict[int, str] = {}
+        self._coordinator: Any = None
+
+    def leftovers(self) -> list[str]:
+        """Return the names of the values that no object has taken so far."""
+        self.settle()
+        taken = self._coordinator.matched_proto_ids if self._coordinator is not None else ()
+        left = [name for node, name in self._left_to_tensorflow.items() if node not in taken]
+        return sorted([name for name, _ in self._waiting.values()] + left)
+
+    def settle(self) -> None:
+        """Assign the values whose objects have come into being.
+
+        Raises:
+            CheckpointMismatchError: An object was made with another shape or dtype than was saved.
+        """
+        if not self._waiting:
+            return
+        live = self._graph.live()
+        for at, node in _pair(live, self._saved).items():
+            variable = plain_variable(live[at].trackable) if node in self._waiting else None
+            if variable is None:
+                continue
+            name, value = self._waiting[node]
+            if not variable.shape.is_compatible_with(value.shape) or variable.dtype != value.dtype:
+                difference = Difference(name, _said(value.shape, value.dtype), _said(variable.shape, variable.dtype))
+                raise CheckpointMismatchError(report(self._prefix, [difference], len(live)))
+            assign(variable, value)
+            del self._waiting[node]
+
+    def _wait(self, match: _Match, values: dict[str, tf.Tensor]) -> None:
+        self._waiting = {node: (name, values[match.key(node)]) for node, name in match.until_built.items()}
+        self._left_to_tensorflow = match.until_called
+        rest = match.rest()
+        if rest is not None:
+            self._coordinator = self._graph.assign_later(self._prefix, rest)
+        if self._waiting:
+            for owner in match.unbuilt:
+                when_built(owner, self.settle)
+
+
+def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True) -> Pending:
+    """Restore the objects of ``graph`` from the checkpoint at ``prefix``, all of them or none.
+
+    Args:
+        graph: The live objects.
+        prefix: Path stem of the checkpoint.
+        strict: Whether values without an object, objects without a value, and other shapes or dtypes are an error.
+            False restores what fits and logs the rest.
+
+    Returns:
+        What waits for objects that do not exist yet.
+
+    Raises:
+        CheckpointMismatchError: Checkpoint and objects differ; nothing was assigned.
+        CheckpointDamagedError: A tensor is not what was written; nothing was assigned.
+    """
+    saved = read_graph(prefix)
+    if saved is None:
+        raise CheckpointMismatchError(
+            f"cannot restore {prefix}: it holds names and values but no object graph, as TF 1's Saver writes them.\n"
+            "Restore it with tf.train.Checkpoint.restore once, and save it again."
+        )
+    match = _Match(graph.live(), saved, prefix)
+    if match.differences:
+        if strict:
+            raise CheckpointMismatchError(report(prefix, match.differences, match.variables))
+        names = ", ".join(difference.name for difference in match.differences)
+        _log.warning("restored %s in part; skipped, as strict=False says: %s", prefix, names)
+    values = read_tensors(prefix, match.keys(), match.types)
+    for variable, key in match.direct:
+        assign(variable, values[key])
+    pending = Pending(prefix, graph, saved)
+    pending._wait(match, values)
+    return pending
+
+
+class _Match:
+    """Saved nodes laid beside live objects, by walking both graphs from the root along the same names."""
+
+    def __init__(self, live: Sequence[Any], saved: ObjectGraph, prefix: str) -> None:
+        reader = open_reader(prefix)
+        self.types: dict[str, tf.DType] = reader.get_variable_to_dtype_map()
+        self._shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
+        self._saved = saved
+        self._live = live
+        self.direct: list[tuple[tf.Variable, str]] = []
+        self.differences: list[Difference] = []
+        self.until_built: dict[int, str] = {}  # saved node -> name, below an unbuilt Keras object
+        self.until_called: dict[int, str] = {}  # the same below a lazy tf.Module
+        self.variables = 0
+        self._done: set[int] = set()  # saved nodes that TensorFlow need not look at
+        self._pairs = _pair(live, saved)
+        self.unbuilt = [live[at].trackable for at in self._pairs if is_unbuilt(live[at].trackable)]
+        self._compare()
+        self._sort_leftovers()
+
+    def keys(self) -> list[str]:
+        """Return every key of the saved graph: what TensorFlow assigns later is read and checked now, too."""
+        graph_keys = {a.checkpoint_key for node in self._saved.nodes for a in node.attributes}
+        return sorted(graph_keys & self.types.keys())
+
+    def key(self, node: int) -> str:
+        """Return the key of a saved variable."""
+        return str(self._saved.nodes[node].attributes[0].checkpoint_key)
+
+    def rest(self) -> ObjectGraph | None:
+        """Return the graph of what is left for TensorFlow to restore, now or when its objects are made."""
+        rest = copy_graph(self._saved)
+        for number in self._done:
+            del rest.nodes[number].attributes[:]
+            rest.nodes[number].has_checkpoint_values.value = bool(rest.nodes[number].children)
+        return rest if any(node.attributes for node in rest.nodes) else None
+
+    def _compare(self) -> None:
+        for live, data in enumerate(self._live):
+            if not is_variable(data.trackable):
+                continue
+            self.variables += 1
+            saved = self._pairs.get(live)
+            attributes = [] if saved is None else self._saved.nodes[saved].attributes
+            shape, dtype = tf.TensorShape(data.trackable.shape), tf.as_dtype(data.trackable.dtype)
+            if saved is None or len(attributes) != 1:
+                if not _is_optional(data.object_name):
+                    self.differences.append(Difference(_name(data.object_name), None, _said(shape, dtype)))
+                continue
+            key = attributes[0].checkpoint_key
+            if not shape.is_compatible_with(self._shapes[key]) or dtype != self.types[key]:
+                said = _said(tf.TensorShape(self._shapes[key]), self.types[key])
+                self.differences.append(Difference(_name(data.object_name), said, _said(shape, dtype)))
+                self._done.add(saved)
+            elif (variable := plain_variable(data.trackable)) is not None:
+                self.direct.append((variable, key))
+                self._done.add(saved)
+
+    def _sort_leftovers(self) -> None:
+        built_later, called_later = self._below(is_unbuilt), self._below(is_lazy)
+        paired = set(self._pairs.values())
+        for number, node in enumerate(self._saved.nodes):
+            keys = [a.checkpoint_key for a in node.attributes if a.checkpoint_key in self.types]
+            if number in paired or not keys:
+                continue
+            name = _name(keys[0])
+            if number in called_later and number not in built_later:
+                self.until_called[number] = name
+                continue
+            self._done.add(number)
+            if _is_optional(name):
+                continue
+            if number in built_later:
+                self.until_built[number] = name
+            else:
+                said = _said(tf.TensorShape(self._shapes[keys[0]]), self.types[keys[0]])
+                self.differences.append(Difference(name, said, None))
+
+    def _below(self, condition: Callable[[Any], bool]) -> set[int]:
+        queue = [saved for live, saved in self._pairs.items() if condition(self._live[live].trackable)]
+        if queue:  # what TensorFlow does not see may be made then as well, and hangs on a child of the root
+            queue.extend(c.node_id for c in self._saved.nodes[0].children if c.local_name == ADDITION)
+        below: set[int] = set()
+        for number in queue:
+            if number not in below:
+                below.add(number)
+                queue.extend(child.node_id for child in self._saved.nodes[number].children)
+                queue.extend(slot.slot_variable_node_id for slot in self._saved.nodes[number].slot_variables)
+        return below
+
+
+def _pair(live: Sequence[Any], saved: ObjectGraph) -> dict[int, int]:
+    """Walk both graphs from the root along the same names; return saved nodes by live nodes."""
+    pairs: dict[int, int] = {}
+    queue = [(0, 0)]
+    for at, node in queue:
+        if at in pairs:
+            continue
+        pairs[at] = node
+        children = {child.local_name: child.node_id for child in saved.nodes[node].children}
+        for child in live[at].children_proto:
+            if child.local_name in children:
+                queue.append((child.node_id, children[child.local_name]))
+    for at, node in list(pairs.items()):  # slots of optimizers that are not Keras 3's
+        slots = {(s.original_variable_node_id, s.slot_name): s for s in saved.nodes[node].slot_variables}
+        for slot in live[at].slot_variable_proto:
+            original = pairs.get(slot.original_variable_node_id)
+            if original is not None and (original, slot.slot_name) in slots:
+                pairs[slot.slot_variable_node_id] = slots[original, slot.slot_name].slot_variable_node_id
+    return pairs
+
+
+def _is_optional(name: str) -> bool:
+    # The counter is TensorFlow's own bookkeeping; metrics come and go with compile() and are reset every epoch.
+    return name == "save_counter" or METRICS in name.replace("/", ":")
+
+
+def _name(key: str) -> str:
+    return key.split("/.ATTRIBUTES/")[0].removeprefix(f"{ADDITION}/").replace(":", "/")
+
+
+def _said(shape: tf.TensorShape, dtype: tf.DType) -> str:
+    return f"{tuple(shape.as_list())} {dtype.name}"

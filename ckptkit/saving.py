@@ -1,0 +1,137 @@
+"""One save, from held tensors to a commit and what follows from it.
+
+writer.submit(SaveJob(store, ledger, lock, "ckpt-1200", held, facts))
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ckptkit.errors import CheckpointSaveError
+from ckptkit.ledger import Ledger
+from ckptkit.records import CheckpointRecord, Manifest, is_better
+from ckptkit.snapshot import Held
+from ckptkit.store import Store, crc32c
+
+__all__ = ["SaveJob"]
+
+_log = logging.getLogger("ckptkit")
+
+
+class SaveJob:
+    """Write held tensors, commit them, rewrite the state file and delete what nothing keeps.
+
+    Args:
+        store: The directory.
+        ledger: What is known of it; entered under ``lock``.
+        lock: Guards the ledger.
+        name: The checkpoint's name, ``ckpt-1200``.
+        held: Its values.
+        facts: Step, epoch, batch, metrics and seconds so far, for the manifest.
+        device: Where TensorFlow's write op runs, None for the host.
+        callbacks: Called after the commit, with the prefix if they take an argument.
+        failed: Called if it could not be written.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        lock: threading.RLock,
+        name: str,
+        held: Held,
+        facts: dict[str, Any],
+        device: str | None = None,
+        callbacks: Sequence[Callable[..., object]] = (),
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._lock = lock
+        self._name = name
+        self._held = held
+        self._facts = facts
+        self._device = device
+        self._callbacks = callbacks
+        self._failed = failed
+
+    def __call__(self) -> None:
+        """Do it.
+
+        Raises:
+            CheckpointSaveError: It could not be written; older checkpoints stand as they did.
+        """
+        try:
+            record = self._write()
+            with self._lock:
+                self._ledger.add(record)
+            self._clean_up()
+        except Exception as error:
+            self._failed()
+            raise CheckpointSaveError(self._told(error)) from error
+        for callback in self._callbacks:
+            callback(*([record.prefix] if inspect.signature(callback).parameters else []))
+
+    def _write(self) -> CheckpointRecord:
+        pending = self._store.begin(self._name)
+        try:
+            began = time.perf_counter()
+            tensors = self._held.write(pending.prefix, self._device)
+            with open(pending.prefix + ".index", "rb") as index:
+                checksum = crc32c(index.read())
+            seconds = {**self._facts["seconds"], "written": time.perf_counter() - began}
+            manifest = Manifest(
+                name=self._name,
+                sequence=self._ledger.next_sequence,
+                created_at=time.time(),
+                files=self._store.sizes(pending),
+                index_crc32c=checksum,
+                run_id=self._ledger.run_id,
+                best=self._best_so_far(),
+                versions={"tensorflow": tf.__version__, "keras": keras.__version__},
+                tensors=tensors,
+                **{**self._facts, "seconds": seconds},
+            )
+            return self._store.commit(pending, manifest)
+        except BaseException:
+            self._store.discard(pending)
+            raise
+
+    def _clean_up(self) -> None:
+        with self._lock:
+            # The state file first: whoever reads it while old ones are deleted already sees the new one.
+            self._store.write_state(self._ledger.state_file())
+            superfluous = self._ledger.take_out_superfluous(time.time())
+            state = self._ledger.state_file()
+        for record in superfluous:
+            self._store.delete(record)
+        self._store.write_state(state)
+
+    def _best_so_far(self) -> dict[str, float]:
+        policy = self._ledger.best_policy
+        if policy is None:
+            return {}
+        best = self._ledger.best
+        value = None if best is None else best.metrics[policy.monitor]
+        ours = self._facts["metrics"].get(policy.monitor)
+        if ours is not None and is_better(ours, value, policy.mode):
+            value = ours
+        return {} if value is None else {policy.monitor: value}
+
+    def _told(self, error: Exception) -> str:
+        latest = self._ledger.latest
+        stands = "There is no complete checkpoint yet."
+        if latest is not None:
+            stands = f"{latest.prefix} is the newest complete checkpoint."
+        return (
+            f"save of {self._name} to {self._store.directory} failed: {type(error).__name__} {error}\n"
+            f"{stands} Mend the cause, then save again; training state is unharmed."
+        )

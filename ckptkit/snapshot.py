@@ -1,0 +1,336 @@
+"""Object graph → held tensors → files, and back. The only module that touches TensorFlow's private API.
+
+    graph = CheckpointGraph(checkpoint)         # of a tf.train.Checkpoint
+    held = graph.take()                         # microseconds a variable: nothing is copied
+    infos = held.write("run/ckpt-1")            # any thread, any time later: the values of the moment of take()
+    restoring.restore(graph, "run/ckpt-1")      # reads and checks everything first, assigns after
+
+Reading a resource variable returns a tensor that shares the variable's buffer, and an update op that finds the buffer
+shared writes to a fresh one: copy on write, done by TensorFlow itself. Holding the tensors is a consistent snapshot.
+
+What Keras keeps and TensorFlow does not track (see ``untracked``) goes into the same files under keys of its own and is
+described by a second object graph. TensorFlow's own graph stays as TensorFlow would write it, so that
+``tf.train.Checkpoint.restore(path).assert_consumed()`` holds in a process without ckptkit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import keras
+import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+from tensorflow.python.checkpoint import checkpoint as tf_checkpoint
+from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util
+from tensorflow.python.checkpoint import restore as tf_restore
+from tensorflow.python.ops import resource_variable_ops
+from tensorflow.python.trackable import base
+from tensorflow.python.training.saving import saveable_object
+
+from ckptkit.errors import CheckpointDamagedError, CheckpointError
+from ckptkit.records import TensorInfo
+from ckptkit.untracked import untracked
+
+__all__ = [
+    "ADDITION",
+    "CheckpointGraph",
+    "Held",
+    "ObjectGraph",
+    "assign",
+    "copy_graph",
+    "is_variable",
+    "open_reader",
+    "pick_up_iterator",
+    "plain_variable",
+    "put_down_iterator",
+    "read_extras",
+    "read_graph",
+    "read_tensors",
+]
+
+GRAPH_KEY = base.OBJECT_GRAPH_PROTO_KEY
+WHOLE_GRAPH_KEY = "_CKPTKIT_OBJECT_GRAPH"
+EXTRA = "_CKPTKIT/"
+ADDITION = "_ckptkit"
+
+# A TrackableObjectGraph proto; generated classes are Any to a type checker.
+ObjectGraph: TypeAlias = Any
+_new_graph = trackable_object_graph_pb2.TrackableObjectGraph
+
+
+@dataclass(frozen=True)
+class Held:
+    """A consistent view of all values at one moment; it costs memory only for what changes while it is held."""
+
+    keys: tuple[str, ...]
+    slices: tuple[str, ...]
+    tensors: tuple[tf.Tensor, ...]
+
+    def write(self, prefix: str, device: str | None = None) -> tuple[TensorInfo, ...]:
+        """Write a standard TensorFlow checkpoint at ``prefix`` and return its table of tensors."""
+        with tf.device(device or "cpu:0"):
+            tf.raw_ops.SaveV2(
+                prefix=prefix, tensor_names=self.keys, shape_and_slices=self.slices, tensors=list(self.tensors)
+            )
+        return tuple(
+            TensorInfo(
+                key, tensor.dtype.name, tuple(tensor.shape), int(tensor.shape.num_elements()) * tensor.dtype.size
+            )
+            for key, tensor in zip(self.keys, self.tensors)
+        )
+
+
+class CheckpointGraph:
+    """The objects that a ``tf.train.Checkpoint`` reaches, and those that it should.
+
+    Making one changes how ``checkpoint.restore`` works from then on: it restores what TensorFlow does not track, too.
+    """
+
+    def __init__(self, checkpoint: tf.train.Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        if not isinstance(checkpoint._saver, _WholeSaver):
+            checkpoint._saver = _WholeSaver(checkpoint._saver._graph_view)
+
+    @property
+    def view(self) -> graph_view.ObjectGraphView:
+        """TensorFlow's view of the objects, with what it misses attached under a child of its own."""
+        return self._checkpoint._saver.whole_view()
+
+    def take(self, extras: Mapping[str, Any] | None = None) -> Held:
+        """Hold every value as it is now, and ``extras`` (bytes, arrays or tensors by name) with them."""
+        serialized, _, registered, whole = save_util.serialize_graph_view(self.view)
+        if registered:
+            raise CheckpointError(
+                f"cannot save objects with a saver of their own ({', '.join(sorted(registered))}): it writes files "
+                "that cannot be committed together with the rest. Save them with tf.train.Checkpoint."
+            )
+        rows = [(key, slice_spec, tensor) for key, slice_spec, tensor in _read(serialized)]
+        with tf.device("cpu:0"):
+            plain = _without_addition(whole)
+            rows.append((GRAPH_KEY, "", tf.constant(plain.SerializeToString())))
+            if len(plain.nodes) != len(whole.nodes):
+                rows.append((WHOLE_GRAPH_KEY, "", tf.constant(whole.SerializeToString())))
+            rows.extend((EXTRA + name, "", tf.convert_to_tensor(value)) for name, value in (extras or {}).items())
+        keys, slices, tensors = zip(*rows)
+        return Held(keys, slices, tensors)
+
+    def variables(self) -> list[tuple[Any, tf.Tensor]]:
+        """Return every variable with its value, held as it is now."""
+        found = [data.trackable for data in self.live() if is_variable(data.trackable)]
+        return [(variable, tf.convert_to_tensor(variable)) for variable in found]
+
+    def live(self) -> list[Any]:
+        """Return TensorFlow's description of each live object: ``trackable``, ``object_name`` and more."""
+        return list(save_util._gather_trackable_data(self.view, None)[0])
+
+    def assign_later(self, prefix: str, graph: ObjectGraph) -> Any:
+        """Let TensorFlow restore the values that ``graph`` still names, now or when their objects are created.
+
+        Returns:
+            TensorFlow's coordinator; its ``matched_proto_ids`` grow as objects take their values.
+        """
+        return _coordinate(self.view, prefix, graph)
+
+
+def read_graph(prefix: str) -> ObjectGraph:
+    """Return the whole object graph of a checkpoint; None for one that TF 1's Saver wrote, which has none."""
+    reader = open_reader(prefix)
+    for key in (WHOLE_GRAPH_KEY, GRAPH_KEY):
+        if reader.has_tensor(key):
+            return _new_graph.FromString(reader.get_tensor(key))
+    return None
+
+
+def copy_graph(graph: ObjectGraph) -> ObjectGraph:
+    """Return a copy of an object graph that may be changed."""
+    return _new_graph.FromString(graph.SerializeToString())
+
+
+def open_reader(prefix: str) -> Any:
+    """Open a checkpoint for reading.
+
+    Raises:
+        CheckpointDamagedError: Its index cannot be read.
+    """
+    try:
+        return tf.train.load_checkpoint(prefix)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise CheckpointDamagedError(f"checkpoint {prefix} cannot be read: {error}") from error
+
+
+def read_tensors(prefix: str, keys: list[str], types: Mapping[str, tf.DType]) -> dict[str, tf.Tensor]:
+    """Read tensors by key, each checked against its checksum.
+
+    Raises:
+        CheckpointDamagedError: One of them is not what was written.
+    """
+    try:
+        with tf.device("cpu:0"):
+            values = tf.raw_ops.RestoreV2(
+                prefix=prefix, tensor_names=keys, shape_and_slices=[""] * len(keys), dtypes=[types[k] for k in keys]
+            )
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointDamagedError(f"checkpoint {prefix} is damaged: {error}") from error
+    return dict(zip(keys, values))
+
+
+def read_extras(prefix: str) -> dict[str, tf.Tensor]:
+    """Return what was saved beside the objects, as tensors on the host, by name."""
+    types = open_reader(prefix).get_variable_to_dtype_map()
+    keys = sorted(key for key in types if key.startswith(EXTRA))
+    return {key[len(EXTRA) :]: value for key, value in (read_tensors(prefix, keys, types) if keys else {}).items()}
+
+
+def plain_variable(trackable: Any) -> tf.Variable | None:
+    """Return the one resource variable behind a trackable; None where there is none, or one a replica."""
+    value = trackable.value if isinstance(trackable, keras.Variable) else trackable
+    return value if resource_variable_ops.is_resource_variable(value) and not _is_distributed(value) else None
+
+
+def is_variable(trackable: Any) -> bool:
+    """Say whether a trackable is a variable of any kind."""
+    return isinstance(trackable, (keras.Variable, tf.Variable)) or _is_distributed(trackable)
+
+
+def assign(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Assign a value that was read; on the host the variable takes over its memory, nothing is copied."""
+    variable._restore_from_tensors({base.VARIABLE_VALUE_KEY: value})
+
+
+def pick_up_iterator(iterator: tf.data.Iterator) -> tf.Tensor:
+    """Return the position of an iterator, shuffle buffer included, as a tensor.
+
+    Raises:
+        tf.errors.OpError: Its pipeline holds state that cannot be saved.
+        NotImplementedError: It is of a kind that TensorFlow does not save.
+    """
+    (state,) = iterator._serialize_to_tensors().values()
+    return state
+
+
+def put_down_iterator(iterator: tf.data.Iterator, state: tf.Tensor) -> None:
+    """Move a fresh iterator over the same dataset to a position that :func:`pick_up_iterator` returned."""
+    (name,) = iterator._serialize_to_tensors()
+    iterator._restore_from_tensors({name: state})
+
+
+class _Addition(base.Trackable):
+    """The child that what TensorFlow misses hangs on."""
+
+    def __init__(self) -> None:
+        self.children: dict[str, Any] = {}
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
+        return self.children
+
+
+class _WholeSaver(tf_checkpoint.TrackableSaver):
+    """Behind ``checkpoint.restore`` and ``.read``: also restores what was saved under ckptkit's own child."""
+
+    def __init__(self, view: graph_view.ObjectGraphView) -> None:
+        super().__init__(view)
+        self._addition = _Addition()
+
+    def whole_view(self) -> graph_view.ObjectGraphView:
+        view = self._graph_view
+        self._addition.children = untracked(view.children, view.root)
+        attached = list(view.attached_dependencies or ())
+        if self._addition.children:
+            attached.append(base.TrackableReference(ADDITION, self._addition))
+        return graph_view.ObjectGraphView(view.root, attached_dependencies=attached)
+
+    def restore(self, save_path: Any, options: Any = None) -> Any:
+        status = super().restore(save_path, options)
+        if save_path is not None and open_reader(save_path).has_tensor(WHOLE_GRAPH_KEY):
+            graph: ObjectGraph = read_graph(save_path)
+            plain = {key for node in _without_addition(graph).nodes for key in _keys(node)}
+            for node in graph.nodes:
+                if plain.intersection(_keys(node)):
+                    del node.attributes[:]  # TensorFlow has restored it just now
+            _coordinate(self.whole_view(), save_path, graph)
+        return status
+
+
+def _keys(node: Any) -> list[str]:
+    return [attribute.checkpoint_key for attribute in node.attributes]
+
+
+def _is_distributed(value: Any) -> bool:
+    return isinstance(value, tf.distribute.DistributedValues)
+
+
+def _read(serialized: Mapping[Any, Mapping[str, Any]]) -> Iterator[tuple[str, str, tf.Tensor]]:
+    for trackable, tensors in serialized.items():
+        variable = plain_variable(trackable)
+        for key, value in tensors.items():
+            for slice_spec, item in (value if isinstance(value, dict) else {"": value}).items():
+                tensor = _hold(variable, item)
+                if tensor is not None:
+                    yield key, slice_spec, tensor
+
+
+def _hold(variable: tf.Variable | None, item: Any) -> tf.Tensor | None:
+    if variable is not None:
+        with tf.device(variable.device):  # on its own device: the copy to the host is the writer's work
+            return variable.read_value_no_copy()
+    if isinstance(item, saveable_object.SaveSpec):
+        with tf.device(item.device):
+            return item.tensor  # None for an uninitialized variable
+    return tf.convert_to_tensor(item)
+
+
+def _without_addition(whole: ObjectGraph) -> ObjectGraph:
+    """Return the graph that TensorFlow sees: all that is reached without our child, renumbered."""
+    kept: dict[int, int] = {}
+    queue = [0]
+    for old in queue:
+        if old in kept:
+            continue
+        kept[old] = len(kept)
+        queue.extend(c.node_id for c in whole.nodes[old].children if old != 0 or c.local_name != ADDITION)
+        queue.extend(slot.slot_variable_node_id for slot in whole.nodes[old].slot_variables)
+    plain = _new_graph()
+    for old in kept:
+        node = plain.nodes.add()
+        node.CopyFrom(whole.nodes[old])
+        children = [c for c in node.children if c.node_id in kept and (old != 0 or c.local_name != ADDITION)]
+        slots = [s for s in node.slot_variables if s.original_variable_node_id in kept]
+        for child in children:
+            child.node_id = kept[child.node_id]
+        for slot in slots:
+            slot.slot_variable_node_id = kept[slot.slot_variable_node_id]
+            slot.original_variable_node_id = kept[slot.original_variable_node_id]
+        _replace(node.children, children)
+        _replace(node.slot_variables, slots)
+    return plain
+
+
+def _replace(field: Any, messages: list[Any]) -> None:
+    copies = [type(message).FromString(message.SerializeToString()) for message in messages]
+    del field[:]
+    field.extend(copies)
+
+
+def _coordinate(view: graph_view.ObjectGraphView, prefix: str, graph: ObjectGraph) -> Any:
+    reader = open_reader(prefix)
+    with tf.device("cpu:0"):
+        prefix_tensor = tf.constant(prefix)
+    coordinator = tf_checkpoint._CheckpointRestoreCoordinator(
+        object_graph_proto=graph,
+        save_path=prefix,
+        save_path_tensor=prefix_tensor,
+        reader=reader,
+        restore_op_cache={},
+        graph_view=view,
+        options=checkpoint_options.CheckpointOptions(),
+        saveables_cache=None,
+    )
+    coordinator.expect_partial = True  # leftovers are our error to raise, not TensorFlow's wall of warnings
+    tf_restore.CheckpointPosition(checkpoint=coordinator, proto_id=0).restore(view.root, reader)
+    ids = {child.local_name: child.node_id for child in graph.nodes[0].children}
+    for name, attached in view.attached_dependencies or ():
+        if name in ids and ids[name] not in coordinator.object_by_proto_id:
+            tf_restore.CheckpointPosition(checkpoint=coordinator, proto_id=ids[name]).restore(attached, reader)
+    return coordinator

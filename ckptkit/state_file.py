@@ -1,0 +1,81 @@
+r"""TensorFlow's ``checkpoint`` file: a ``CheckpointState`` in protobuf's text form, without TensorFlow.
+
+    StateFile("ckpt-2", ("ckpt-1", "ckpt-2"), (1.0, 2.0), 0.5).to_text()
+
+        model_checkpoint_path: "ckpt-2"
+        all_model_checkpoint_paths: "ckpt-1"
+        all_model_checkpoint_paths: "ckpt-2"
+        all_model_checkpoint_timestamps: 1.0
+        all_model_checkpoint_timestamps: 2.0
+        last_preserved_timestamp: 0.5
+
+Source: tensorflow/python/training/checkpoint_state.proto.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["StateFile"]
+
+_LINE = re.compile(r"""\s*(?P<field>\w+)\s*:\s*(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[-+.\w]+)""")
+_ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
+_NAMED = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_ESCAPED = {"\n": r"\n", "\r": r"\r", "\t": r"\t", '"': r"\"", "'": r"\'", "\\": r"\\"}
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """The four fields of a ``CheckpointState``; paths are as they stand in the file, usually relative to it."""
+
+    model_checkpoint_path: str
+    all_model_checkpoint_paths: tuple[str, ...] = ()
+    all_model_checkpoint_timestamps: tuple[float, ...] = ()
+    last_preserved_timestamp: float = 0.0
+
+    def to_text(self) -> str:
+        """Return the text that TensorFlow's own manager would write."""
+        lines = [f'model_checkpoint_path: "{_quoted(self.model_checkpoint_path)}"']
+        lines += [f'all_model_checkpoint_paths: "{_quoted(path)}"' for path in self.all_model_checkpoint_paths]
+        lines += [f"all_model_checkpoint_timestamps: {float(t)}" for t in self.all_model_checkpoint_timestamps]
+        lines += [f"last_preserved_timestamp: {float(self.last_preserved_timestamp)}"]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def parse(cls, content: bytes) -> StateFile:
+        """Read the text form.
+
+        Raises:
+            ValueError: It is not one, or it names no checkpoint.
+        """
+        fields: dict[str, list[str]] = {}
+        text, at = content.decode("utf-8", errors="strict"), 0
+        while text[at:].strip():
+            match = _LINE.match(text, at)
+            if match is None:
+                raise ValueError(f"not a CheckpointState: {text[at : at + 40]!r}")
+            fields.setdefault(match["field"], []).append(match["value"])
+            at = match.end()
+        if not fields.get("model_checkpoint_path"):
+            raise ValueError("names no checkpoint")
+        return cls(
+            model_checkpoint_path=_unquoted(fields["model_checkpoint_path"][-1]),
+            all_model_checkpoint_paths=tuple(_unquoted(v) for v in fields.get("all_model_checkpoint_paths", ())),
+            all_model_checkpoint_timestamps=tuple(float(v) for v in fields.get("all_model_checkpoint_timestamps", ())),
+            last_preserved_timestamp=float(fields.get("last_preserved_timestamp", ["0"])[-1]),
+        )
+
+
+def _quoted(text: str) -> str:
+    return "".join(_ESCAPED.get(c, c if c >= " " and c != "\x7f" else f"\\{ord(c):03o}") for c in text)
+
+
+def _unquoted(literal: str) -> str:
+    def character(match: re.Match[bytes]) -> bytes:
+        octal, hexadecimal, named = match.groups()
+        if named is not None:
+            return _NAMED.get(named, named)
+        return bytes([int(octal, 8) & 0xFF if octal else int(hexadecimal, 16)])
+
+    return _ESCAPE.sub(character, literal[1:-1].encode()).decode("utf-8")

@@ -1,0 +1,79 @@
+"""The background thread: one save in flight, one waiting at the most.
+
+    writer = BackgroundWriter()
+    writer.submit(job)           # returns at once while a place is free, else waits for one
+    writer.wait()                # until everything is written; raises what went wrong, once
+
+The thread ends when there is nothing left to write. It is no daemon: an interpreter that exits normally finishes the
+save under way first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["BackgroundWriter"]
+
+_IN_FLIGHT_AND_WAITING = 2
+
+
+class BackgroundWriter:
+    """Run jobs one after the other in a thread of their own and keep the first error until somebody asks."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._running = False
+        self._in_flight = False
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether no further job would be taken without waiting."""
+        with self._changed:
+            return self._unfinished() >= _IN_FLIGHT_AND_WAITING
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Queue a job; wait first while one is in flight and one is waiting."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._unfinished() < _IN_FLIGHT_AND_WAITING)
+            self._jobs.append(job)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._drain, name="ckptkit-writer").start()
+
+    def wait(self, timeout_secs: float | None = None) -> bool:
+        """Wait until all jobs are done; return False if the time ran out. Does not raise jobs' errors."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running, timeout_secs)
+
+    def raise_error(self) -> None:
+        """Raise the first error since the last call, if there was one."""
+        with self._changed:
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _unfinished(self) -> int:
+        return len(self._jobs) + self._in_flight
+
+    def _drain(self) -> None:
+        while True:
+            with self._changed:
+                if not self._jobs:
+                    self._running = False
+                    self._changed.notify_all()
+                    return
+                job, self._in_flight = self._jobs.popleft(), True
+                self._changed.notify_all()
+            try:
+                job()
+            except BaseException as error:  # surfaces in raise_error(); a thread has nobody else to tell
+                with self._changed:
+                    self._error = self._error or error
+            del job  # the job holds tensors: let them go before waiting for the next one
+            with self._changed:
+                self._in_flight = False
+                self._changed.notify_all()
