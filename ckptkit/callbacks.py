@@ -18,7 +18,7 @@ from ckptkit.errors import CheckpointError, CheckpointNotFoundError
 from ckptkit.fit import AfterAll, StepFunction, callback_list, find_callback
 from ckptkit.manager import CheckpointManager
 from ckptkit.policies import EveryEpochs, EverySteps, SavePolicy
-from ckptkit.preservation import Best, PreservationPolicy
+from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord, is_better
 from ckptkit.run_state import FitState, RunState
 
@@ -81,8 +81,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.directory = os.fspath(directory)
         self._policy = _save_policy(save_freq)
         self._best = _best(monitor, mode)
-        if self._best is not None:
-            preservation_policy = self._best if preservation_policy is None else preservation_policy | self._best
+        if self._best is not None:  # beside what is kept anyway: all of them, where nothing says otherwise
+            all_or_newest = All() if max_to_keep is None else Latest(max_to_keep)
+            preservation_policy = (preservation_policy or all_or_newest) | self._best
         self._resume = resume
         self._options: dict[str, Any] = {
             "max_to_keep": max_to_keep,
@@ -215,6 +216,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if this_fit and this_fit >= len(saved):
             self._fits = saved  # another fit of the same script: it goes on from the live model
             return
+        if there is not None and self.model.built and self.model.optimizer is not None:
+            # As fit would at its first step; a fit that is over takes none, and its slots are wanted all the same.
+            self.model.optimizer.build(self.model.trainable_variables)
         try:
             record = self.manager.restore()
         except CheckpointNotFoundError:

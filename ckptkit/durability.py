@@ -1,6 +1,6 @@
 """File operations that survive power loss when asked to: fsync of files and folders, replacement in one step.
 
-write_file("run/x.json", b"{}", durable=True)      # a temporary name, fsync, rename, fsync of the folder
+write_file("run/x.json", b"{}", temporary="run/x.tmp")  # write, fsync, rename, fsync of the folder
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ def sync_directory(path: str, *, durable: bool = True) -> None:
     _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0), durable)
 
 
-def write_file(path: str, content: bytes, *, durable: bool = True) -> None:
-    """Write a file whole or not at all: readers see the old content or the new one."""
-    temporary = f"{path}.tmp-{os.getpid()}"
+def write_file(path: str, content: bytes, *, temporary: str, durable: bool = True) -> None:
+    """Write a file whole or not at all, by way of a temporary one: readers see the old content or the new one."""
     try:
         with open(temporary, "wb") as file:
             file.write(content)

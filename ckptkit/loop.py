@@ -177,6 +177,7 @@ class TrainingLoop:
 
     def _move_to(self, state: tf.Tensor | None) -> None:
         self._iterator = iter(self._dataset)
+        self.input_state = "replay" if state is None else "iterator"
         if state is None:
             self._replay()
         elif isinstance(self._iterator, tf.data.Iterator):

@@ -145,7 +145,7 @@ class Store:
         """Make a checkpoint visible. Whatever happens before the last step, older ones stand as they did."""
         for file in manifest.files:
             sync_file(os.path.join(pending.folder, file), durable=self._durable)
-        write_file(pending.prefix + _MANIFEST, manifest.to_json().encode(), durable=self._durable)
+        self._write(pending.prefix + _MANIFEST, manifest.to_json())
         if self._is_taken(manifest.name):
             # Its files cannot take the place of the old ones in one step, so the folder as a whole is the commit.
             journal = os.path.join(self._meta, f"replace-{uuid.uuid4().hex}")
@@ -168,19 +168,23 @@ class Store:
 
     def write_state(self, state: StateFile) -> None:
         """Rewrite TensorFlow's state file in one step."""
-        write_file(os.path.join(self.directory, "checkpoint"), state.to_text().encode(), durable=self._durable)
+        self._write(os.path.join(self.directory, "checkpoint"), state.to_text())
 
     def delete(self, record: CheckpointRecord) -> None:
         """Delete a checkpoint, the manifest first: what is half deleted is no checkpoint any more."""
-        # The manifest names the files; a foreign checkpoint's are told by their names.
-        _unlink(record.prefix + _MANIFEST)
-        _unlink(record.prefix + ".index")
-        for file in os.listdir(self.directory):
-            match = _SHARD.match(file)
-            if match and match["name"] == record.name:
-                _unlink(os.path.join(self.directory, file))
+        if record.foreign:
+            self._delete_foreign(record)
+            return
+        # Moved, not removed: should we die now, the next writer reads there which files are left to delete.
+        going = self.begin(record.name)
+        os.rename(os.path.join(self.directory, record.name + _MANIFEST), going.prefix + _MANIFEST)
+        self._roll_back(going.folder)
 
     # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _write(self, path: str, text: str) -> None:
+        temporary = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")  # where the next writer sweeps
+        write_file(path, text.encode(), temporary=temporary, durable=self._durable)
 
     def _read_state(self, files: Mapping[str, int]) -> StateFile | None:
         if "checkpoint" not in files:
@@ -265,24 +269,41 @@ class Store:
             self._roll_back(folder)
 
     def _finish_replacing(self, journal: str, manifest: Manifest) -> None:
-        self.delete(CheckpointRecord.of(manifest, self.directory))
+        old = CheckpointRecord.of(manifest, self.directory)
+        if os.path.lexists(old.prefix + _MANIFEST):
+            self.delete(old)
+        else:
+            self._delete_foreign(old)
         for file in (*_index_last(manifest.files), manifest.name + _MANIFEST):
-            target = os.path.join(self.directory, file)
-            _unlink(target)
-            link_or_copy(os.path.join(journal, file), target, durable=self._durable)
+            link_or_copy(os.path.join(journal, file), os.path.join(self.directory, file), durable=self._durable)
         sync_directory(self.directory, durable=self._durable)
         done = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")
         os.rename(journal, done)
         self._roll_back(done)
 
-    def _roll_back(self, folder: str) -> None:
+    def _delete_foreign(self, record: CheckpointRecord) -> None:
+        _unlink(record.prefix + ".index")
+        for file in os.listdir(self.directory):
+            match = _SHARD.match(file)
+            if match and match["name"] == record.name:
+                _unlink(os.path.join(self.directory, file))
+
+    def _roll_back(self, path: str) -> None:
+        """Remove a temporary file or folder, and what it tells of a checkpoint that is not committed."""
         # The manifest is written before anything is moved, so it tells what may have been.
-        manifest = _manifest_in(folder)
-        if manifest is not None and not os.path.lexists(os.path.join(self.directory, manifest.name + _MANIFEST)):
-            for file in manifest.files:
-                if not os.path.lexists(os.path.join(folder, file)):
+        manifest = _manifest_in(path)
+        if manifest is not None:
+            final = os.path.join(self.directory, manifest.name + _MANIFEST)
+            committed = _read_manifest(final)
+            for file in _index_last(manifest.files)[::-1]:  # the index first: without it TensorFlow sees nothing
+                moved = not os.path.lexists(os.path.join(path, file))
+                ours = not os.path.lexists(final) or (committed is not None and file not in committed.files)
+                if moved and ours:
                     _unlink(os.path.join(self.directory, file))
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _unlink(path)
 
 
 def crc32c(data: bytes) -> int:
@@ -315,14 +336,16 @@ def _why_damaged(manifest: Manifest, files: Mapping[str, int]) -> str | None:
 
 
 def _manifest_in(folder: str) -> Manifest | None:
-    for file in _sizes(folder):
-        if file.endswith(_MANIFEST):
-            try:
-                with open(os.path.join(folder, file), "rb") as opened:
-                    return Manifest.from_json(opened.read())
-            except (OSError, ManifestError):
-                return None
-    return None
+    files = [file for file in _sizes(folder) if file.endswith(_MANIFEST)] if os.path.isdir(folder) else []
+    return _read_manifest(os.path.join(folder, files[0])) if files else None
+
+
+def _read_manifest(path: str) -> Manifest | None:
+    try:
+        with open(path, "rb") as opened:
+            return Manifest.from_json(opened.read())
+    except (OSError, ManifestError):
+        return None
 
 
 def _index_last(files: Mapping[str, int]) -> list[str]:

@@ -1,0 +1,406 @@
+"""TrainingCheckpoint in model.fit: save, be broken off anywhere, resume, and never mix two runs."""
+
+import hashlib
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import ckptkit
+from ckptkit import callbacks
+from ckptkit.policies import EverySteps
+from ckptkit.preservation import Latest
+
+X = np.random.default_rng(0).random((40, 6)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+STEPS = 10  # batches an epoch, of 4
+
+
+class BreakOff(Exception):
+    """What ends a fit in these tests as a kill would."""
+
+
+class BreaksOff(keras.callbacks.Callback):
+    def __init__(self, after_steps):
+        super().__init__()
+        self.left = after_steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise BreakOff
+
+
+class Seen(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.epochs, self.batches = [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.batches.append(batch)
+
+
+class Block(keras.layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(5)
+        self.norm = keras.layers.BatchNormalization()
+        self.drop = keras.layers.Dropout(0.2)
+
+    def call(self, inputs, training=False):
+        return self.drop(self.norm(self.dense(inputs), training=training), training=training)
+
+
+class Blocks(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.blocks = [Block() for _ in range(3)]
+        self.out = keras.layers.Dense(1)
+
+    def call(self, inputs, training=False):
+        for block in self.blocks:
+            inputs = block(inputs, training=training)
+        return self.out(inputs)
+
+
+def sequential(**options):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"], **options)
+    return model
+
+
+def subclassed():
+    keras.utils.set_random_seed(3)
+    model = Blocks()
+    model.compile("adam", "mse")
+    return model
+
+
+def fit(model, *extra, epochs=3, **options):
+    return model.fit(X, Y, batch_size=4, epochs=epochs, verbose=0, shuffle=False, callbacks=list(extra), **options)
+
+
+def digest(variables):
+    return hashlib.sha256(b"".join(variable.numpy().tobytes() for variable in variables)).hexdigest()
+
+
+def everything(model):
+    return digest([*model.variables, *model.optimizer.variables])
+
+
+@pytest.fixture
+def directory(tmp_path):
+    # A restarted script starts with a process of its own: no fit has ended in it yet.
+    callbacks._finished_fits.clear()
+    yield str(tmp_path / "run")
+    callbacks._finished_fits.clear()
+
+
+@pytest.mark.parametrize("after_steps", [3, STEPS, STEPS + 4, 2 * STEPS + 9])
+@pytest.mark.parametrize("async_save", [True, False], ids=["async", "sync"])
+def test_a_run_that_was_broken_off_goes_on_at_its_last_checkpoint_and_ends_as_if_it_had_not(
+    directory, tmp_path, after_steps, async_save
+):
+    whole = sequential()
+    fit(whole, ckptkit.TrainingCheckpoint(tmp_path / "whole"))
+    options = {"save_freq": 4, "async_save": async_save}
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory, **options), BreaksOff(after_steps))
+    resumed = sequential()
+    fit(resumed, callback := ckptkit.TrainingCheckpoint(directory, **options))
+    last_due = 0 if after_steps < 5 else (after_steps - 1) // 4 * 4
+    assert (callback.resumed_from.step if callback.resumed_from else 0) >= last_due - 4
+    assert everything(resumed) == everything(whole)
+    assert int(resumed.optimizer.iterations) == 3 * STEPS
+
+
+def test_history_of_earlier_epochs_is_there_after_a_resume(directory, tmp_path):
+    whole = fit(sequential(), ckptkit.TrainingCheckpoint(tmp_path / "whole"), validation_data=(X, Y))
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory), BreaksOff(2 * STEPS + 1), validation_data=(X, Y))
+    resumed = fit(sequential(), ckptkit.TrainingCheckpoint(directory), validation_data=(X, Y))
+    assert resumed.epoch == [0, 1, 2]
+    assert resumed.history == whole.history
+
+
+def test_epoch_and_batch_numbers_that_other_callbacks_see_are_right_after_a_resume(directory):
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=6, async_save=False), BreaksOff(17))
+    seen = Seen()
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=6), seen)
+    assert seen.epochs == [1, 2]
+    assert seen.batches == [*range(STEPS), *range(STEPS)]
+
+
+def test_a_finished_fit_started_again_does_nothing_and_returns_the_whole_history(directory):
+    first = fit(model := sequential(), ckptkit.TrainingCheckpoint(directory))
+    callbacks._finished_fits.clear()
+    seen = Seen()
+    again = fit(other := sequential(), ckptkit.TrainingCheckpoint(directory), seen)
+    assert seen.epochs == []
+    assert (again.history, again.epoch) == (first.history, first.epoch)
+    assert everything(other) == everything(model)
+
+
+def test_more_epochs_than_before_train_on_from_the_finished_run(directory):
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory))
+    callbacks._finished_fits.clear()
+    assert fit(model := sequential(), ckptkit.TrainingCheckpoint(directory), epochs=5).epoch == [0, 1, 2, 3, 4]
+    assert int(model.optimizer.iterations) == 5 * STEPS
+
+
+def test_a_second_fit_in_the_same_process_trains_on_from_the_live_model(directory):
+    model = sequential()
+    fit(model, ckptkit.TrainingCheckpoint(directory))
+    assert fit(model, ckptkit.TrainingCheckpoint(directory)).epoch == [0, 1, 2]
+    assert int(model.optimizer.iterations) == 6 * STEPS
+
+
+def test_a_script_with_two_fits_that_is_killed_in_the_second_resumes_there(directory, tmp_path):
+    whole = sequential()
+    for _ in range(2):
+        fit(whole, ckptkit.TrainingCheckpoint(tmp_path / "whole"))
+    model = sequential()
+    fit(model, ckptkit.TrainingCheckpoint(directory))
+    with pytest.raises(BreakOff):
+        fit(model, ckptkit.TrainingCheckpoint(directory), BreaksOff(STEPS + 2))
+    callbacks._finished_fits.clear()
+    model, seen = sequential(), Seen()
+    fit(model, ckptkit.TrainingCheckpoint(directory), seen)
+    assert seen.epochs == [], "the first fit was over"
+    fit(model, ckptkit.TrainingCheckpoint(directory), seen)
+    assert seen.epochs == [1, 2]
+    assert everything(model) == everything(whole)
+
+
+def test_a_stop_that_another_callback_decided_is_not_forgotten(directory):
+    class Stops(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    class BreaksOffAtTheEnd(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            raise BreakOff
+
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory), Stops(), BreaksOffAtTheEnd(), epochs=5)
+    assert fit(sequential(), ckptkit.TrainingCheckpoint(directory), Stops(), epochs=5).epoch == [0, 1]
+
+
+def test_a_first_epoch_given_to_fit_is_kept_and_resumed(directory):
+    with pytest.raises(BreakOff):
+        fit(
+            sequential(),
+            ckptkit.TrainingCheckpoint(directory, save_freq=3, async_save=False),
+            BreaksOff(5),
+            initial_epoch=1,
+        )
+    seen = Seen()
+    history = fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=3), seen, initial_epoch=1)
+    assert history.epoch == seen.epochs == [1, 2]
+
+
+def test_a_model_whose_blocks_sit_in_a_list_comes_back_whole(directory):
+    with pytest.raises(BreakOff):
+        fit(
+            broken := subclassed(),
+            ckptkit.TrainingCheckpoint(directory, save_freq=7, async_save=False),
+            BreaksOff(8),
+        )
+    del broken
+    whole = subclassed()
+    fit(whole, ckptkit.TrainingCheckpoint(os.path.join(directory, "whole"), save_freq=7))
+    resumed = subclassed()  # not built when fit starts
+    fit(resumed, callback := ckptkit.TrainingCheckpoint(directory, save_freq=7))
+    assert callback.resumed_from.step == 7
+    assert everything(resumed) == everything(whole)
+    assert np.array_equal(resumed.predict(X, verbose=0), whole.predict(X, verbose=0))
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_saves_are_due_when_a_multiple_is_crossed_and_once_a_step(directory, steps_per_execution):
+    callback = ckptkit.TrainingCheckpoint(directory, save_freq=3, max_to_keep=None, async_save=False)
+    fit(sequential(steps_per_execution=steps_per_execution), callback, epochs=2)
+    steps = [record.step for record in callback.manager.records()]
+    assert steps == ([3, 6, 9, 12, 15, 18, 20] if steps_per_execution == 1 else [4, 8, 10, 14, 18, 20])
+
+
+def test_a_save_due_at_the_last_batch_is_taken_once_after_validation_with_its_metrics(directory):
+    callback = ckptkit.TrainingCheckpoint(directory, save_freq=5, max_to_keep=None, async_save=False)
+    history = fit(sequential(), callback, epochs=2, validation_data=(X, Y))
+    found = [(r.step, r.epoch, r.batch, r.metrics.get("val_loss")) for r in callback.manager.records()]
+    losses = history.history["val_loss"]
+    assert found == [(5, 0, 5, None), (10, 1, 0, losses[0]), (15, 1, 5, None), (20, 2, 0, losses[1])]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras says so whenever the length is not known
+def test_an_epochs_end_is_saved_once_even_if_its_length_was_not_known(directory):
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4).filter(lambda x, y: True)
+    callback = ckptkit.TrainingCheckpoint(
+        directory, save_freq=EverySteps(5) | ckptkit.policies.EveryEpochs(), max_to_keep=None, async_save=False
+    )
+    sequential().fit(data, epochs=2, verbose=0, shuffle=False, callbacks=[callback])
+    assert [(r.step, r.epoch, r.batch) for r in callback.manager.records()] == [
+        (5, 0, 5),
+        (10, 1, 0),
+        (15, 1, 5),
+        (20, 2, 0),
+    ]
+
+
+def test_max_to_keep_keeps_the_newest_and_the_monitored_best_beyond_it(directory):
+    class Losses(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = [3.0, 1.0, 2.0, 2.5, 4.0][epoch]
+
+    callback = ckptkit.TrainingCheckpoint(directory, max_to_keep=2, monitor="val_loss", async_save=False)
+    fit(sequential(), Losses(), callback, epochs=5)
+    assert [record.epoch for record in callback.manager.records()] == [2, 4, 5]
+    assert callback.manager.best_record.epoch == 2
+
+
+def test_a_new_best_epoch_is_saved_even_if_no_save_is_due(directory):
+    callback = ckptkit.TrainingCheckpoint(
+        directory, save_freq=1000, max_to_keep=None, monitor="val_loss", async_save=False
+    )
+    history = fit(sequential(), callback, validation_data=(X, Y))
+    assert history.history["val_loss"] == sorted(history.history["val_loss"], reverse=True)
+    assert [record.epoch for record in callback.manager.records()] == [1, 2, 3]
+
+
+def test_a_restart_does_not_forget_which_checkpoint_is_best(directory):
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory, monitor="loss"))
+    callbacks._finished_fits.clear()
+    again = ckptkit.TrainingCheckpoint(directory, monitor="loss")
+    fit(sequential(), again)
+    assert again.manager.best_record.epoch == 3
+
+
+def test_resume_false_refuses_a_directory_with_checkpoints(directory):
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory))
+    callbacks._finished_fits.clear()
+    with pytest.raises(ckptkit.CheckpointError, match=r"holds checkpoints up to ckpt-30, and resume=False"):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory, resume=False))
+
+
+def test_a_moved_directory_resumes(directory, tmp_path):
+    with pytest.raises(BreakOff):
+        fit(sequential(), callback := ckptkit.TrainingCheckpoint(directory), BreaksOff(STEPS + 5))
+    callback.manager.close()
+    os.rename(directory, tmp_path / "elsewhere")
+    fit(sequential(), again := ckptkit.TrainingCheckpoint(tmp_path / "elsewhere"))
+    assert again.resumed_from.prefix == str(tmp_path / "elsewhere" / "ckpt-10")
+
+
+def test_another_model_is_told_where_it_differs_and_stays_as_it_was(directory):
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory))
+    callbacks._finished_fits.clear()
+    keras.utils.set_random_seed(1)
+    other = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(5), keras.layers.Dense(1)])
+    other.compile("adam", "mse")
+    before = digest(other.variables)
+    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"checkpoint \(6, 4\) float32   model \(6, 5\) float32"):
+        fit(other, ckptkit.TrainingCheckpoint(directory))
+    assert digest(other.variables) == before
+
+
+def test_what_goes_wrong_in_the_background_is_raised_in_fit(directory, monkeypatch):
+    from ckptkit.store import Store
+
+    def full(self, pending, manifest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "commit", full)
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-10 .* failed: OSError .*No space left"):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory))
+
+
+def test_on_save_error_warn_trains_on(directory, monkeypatch, caplog):
+    from ckptkit.store import Store
+
+    def full(self, pending, manifest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "commit", full)
+    fit(model := sequential(), ckptkit.TrainingCheckpoint(directory, on_save_error="warn"))
+    assert int(model.optimizer.iterations) == 3 * STEPS
+    assert "No space left on device" in caplog.text
+
+
+def test_a_fit_that_was_broken_off_leaves_a_model_that_trains_without_us(directory):
+    model = sequential()
+    with pytest.raises(BreakOff):
+        fit(model, ckptkit.TrainingCheckpoint(directory, save_freq=2, async_save=False), BreaksOff(3))
+    before = sorted(os.listdir(directory))
+    assert fit(model).epoch == [0, 1, 2]
+    assert sorted(os.listdir(directory)) == before
+
+
+def test_a_resumed_fit_leaves_the_models_first_epoch_and_train_function_as_they_were(directory):
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory), BreaksOff(STEPS + 5))
+    fit(model := sequential(), ckptkit.TrainingCheckpoint(directory))
+    assert model._initial_epoch is None
+    assert not isinstance(model.train_function, ckptkit.fit.StepFunction)
+    assert fit(model).epoch == [0, 1, 2]
+
+
+def test_a_checkpoint_of_a_plain_manager_gives_its_weights_and_says_what_is_missing(directory, caplog):
+    trained = sequential()
+    fit(trained)
+    tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=trained, optimizer=trained.optimizer), directory, max_to_keep=1
+    ).save()
+    callback = ckptkit.TrainingCheckpoint(directory)
+    assert fit(model := sequential(), callback).epoch == [0, 1, 2]
+    assert "holds no state of a fit" in caplog.text
+    assert int(model.optimizer.iterations) == 6 * STEPS
+
+
+def test_a_monitor_that_does_not_exist_is_an_error_that_names_the_nearest(directory):
+    callback = ckptkit.TrainingCheckpoint(directory, monitor="val_los", mode="min")
+    with pytest.raises(ValueError, match=r"(?s)no such metric at epoch 1 \(have: .*val_loss.*Did you mean 'val_loss'"):
+        fit(sequential(), callback, validation_data=(X, Y))
+
+
+def test_a_validation_metric_at_an_epoch_without_validation_is_no_decision(directory):
+    callback = ckptkit.TrainingCheckpoint(directory, monitor="val_loss", max_to_keep=None, async_save=False)
+    fit(sequential(), callback, epochs=4, validation_data=(X, Y), validation_freq=2)
+    with_loss = [record.epoch for record in callback.manager.records() if "val_loss" in record.metrics]
+    assert with_loss == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"save_freq": "epochs"}, 'save_freq must be "epoch", a number of steps or a policy'),
+        ({"save_freq": 0}, "save_freq must be"),
+        ({"save_freq": True}, "save_freq must be"),
+        ({"monitor": "val_accuracy"}, "say whether 'val_accuracy' is better when smaller or larger"),
+        ({"mode": "min"}, "mode='min' says how to rank a metric"),
+        ({"monitor": "loss", "mode": "least"}, "mode = 'min' or 'max', got 'least'"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_nonsense_is_refused_before_training(directory, options, message):
+    with pytest.raises(ValueError, match=message):
+        ckptkit.TrainingCheckpoint(directory, **options)
+
+
+def test_a_preservation_policy_alone_decides_where_max_to_keep_is_none(directory):
+    callback = ckptkit.TrainingCheckpoint(
+        directory, save_freq=2, max_to_keep=None, preservation_policy=Latest(2), async_save=False
+    )
+    fit(sequential(), callback)
+    assert [record.step for record in callback.manager.records()] == [28, 30]
+
+
+def test_the_manager_is_not_there_before_fit(directory):
+    with pytest.raises(RuntimeError, match="no manager before fit has begun"):
+        _ = ckptkit.TrainingCheckpoint(directory).manager

@@ -1,0 +1,208 @@
+"""ExportOnCompletion and the two formats it writes."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import ckptkit
+from ckptkit import callbacks, completion
+from ckptkit.export import hdf5, saved_model
+from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
+
+
+@pytest.fixture
+def paths(tmp_path):
+    callbacks._finished_fits.clear()
+    yield str(tmp_path / "run"), str(tmp_path / "export")
+    callbacks._finished_fits.clear()
+
+
+def served(path, inputs):
+    artifact = tf.saved_model.load(path)
+    return artifact.serve(inputs).numpy()
+
+
+def test_both_formats_are_written_when_fit_ends_and_give_the_models_outputs(paths):
+    run, export = paths
+    model = sequential()
+    fit(model, ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
+    assert sorted(os.listdir(export)) == ["export.json", "model.h5", "saved_model"]
+    outputs = model.predict(X, verbose=0)
+    np.testing.assert_allclose(served(f"{export}/saved_model", X), outputs, rtol=1e-6)
+    loaded = keras.models.load_model(f"{export}/model.h5", compile=False)
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), outputs)
+
+
+def test_the_facts_say_what_it_was_made_from(paths):
+    run, export = paths
+    fit(sequential(), callback := ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
+    with open(f"{export}/export.json") as file:
+        facts = json.load(file)
+    record = callback.manager.records()[-1]
+    assert (facts["step"], facts["checkpoint"], facts["run_id"]) == (30, "ckpt-30", record.run_id)
+    assert facts["metrics"] == record.metrics
+
+
+def test_an_interrupted_fit_exports_nothing(paths):
+    run, export = paths
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export), BreaksOff(12))
+    assert not os.path.exists(export)
+
+
+def test_the_best_checkpoint_is_exported_and_the_live_model_stays_as_it_was(paths):
+    class Losses(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = [3.0, 1.0, 2.0][epoch]
+
+    run, export = paths
+    model = sequential()
+    training = ckptkit.TrainingCheckpoint(run, monitor="val_loss", max_to_keep=1)
+    fit(model, Losses(), training, ckptkit.ExportOnCompletion(export, which="best"))
+    final = sequential()
+    fit(final)
+    assert everything(model) == everything(final)
+    best = sequential()
+    fit(best, epochs=2)
+    np.testing.assert_allclose(served(f"{export}/saved_model", X), best.predict(X, verbose=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["saved_model", "h5"])
+def test_a_format_that_fails_leaves_nothing_behind(paths, monkeypatch, name):
+    def fails(model, path):
+        raise OSError(28, "No space left on device")
+
+    run, export = paths
+    monkeypatch.setitem(completion._FORMATS, name, (completion._FORMATS[name][0], fails))
+    with pytest.raises(ckptkit.ExportError, match=f"could not export {name} to .*No space left"):
+        fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
+    assert os.listdir(os.path.dirname(export)) == ["run"]
+
+
+def test_artifacts_of_something_else_are_refused_before_training(paths):
+    run, export = paths
+    os.makedirs(export)
+    model = sequential()
+    with pytest.raises(ckptkit.ExportError, match=r"exists and was not made by this run.*overwrite=True"):
+        fit(model, ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_a_finished_script_started_again_leaves_its_artifacts(paths):
+    run, export = paths
+    fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
+    before = os.stat(f"{export}/model.h5").st_mtime_ns
+    callbacks._finished_fits.clear()
+    fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
+    assert os.stat(f"{export}/model.h5").st_mtime_ns == before
+
+
+def test_a_run_that_was_trained_on_replaces_its_own_artifacts(paths):
+    run, export = paths
+    fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
+    callbacks._finished_fits.clear()
+    fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export), epochs=4)
+    with open(f"{export}/export.json") as file:
+        assert json.load(file)["step"] == 40
+    assert sorted(os.listdir(os.path.dirname(export))) == ["export", "run"]
+
+
+def test_overwrite_replaces_artifacts_of_something_else(paths):
+    run, export = paths
+    os.makedirs(f"{export}/other")
+    fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export, overwrite=True))
+    assert sorted(os.listdir(export)) == ["export.json", "model.h5", "saved_model"]
+
+
+def test_export_works_without_checkpoints(paths):
+    _, export = paths
+    fit(sequential(), ckptkit.ExportOnCompletion(export, formats=["h5"]))
+    assert sorted(os.listdir(export)) == ["export.json", "model.h5"]
+
+
+def test_a_subclassed_model_is_refused_as_hdf5_before_training_and_exported_as_saved_model(paths):
+    run, export = paths
+    with pytest.raises(ValueError, match=r'cannot export to "h5": HDF5 holds Sequential and functional models; Blocks'):
+        fit(subclassed(), ckptkit.ExportOnCompletion(export))
+    model = subclassed()
+    fit(model, ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export, formats=["saved_model"]))
+    np.testing.assert_allclose(
+        served(f"{export}/saved_model", X[:7]), model.predict(X[:7], verbose=0), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ["onnx"]}, r"formats must be some of saved_model, h5, got \['onnx'\]"),
+        ({"formats": "h5"}, "formats must be some of"),
+        ({"formats": []}, "formats must be some of"),
+        ({"which": "last"}, 'which must be "final" or "best"'),
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused_when_built(options, message):
+    with pytest.raises(ValueError, match=message):
+        ckptkit.ExportOnCompletion("somewhere", **options)
+
+
+def test_the_best_without_a_monitor_is_refused_before_training(paths):
+    run, export = paths
+    with pytest.raises(ValueError, match=r'which="best" needs a TrainingCheckpoint with monitor='):
+        fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export, which="best"))
+
+
+def test_augmentation_is_off_in_a_saved_model(tmp_path):
+    model = keras.Sequential([keras.layers.Input((8, 8, 1)), keras.layers.RandomTranslation(0.3, 0.3)])
+    images = np.random.default_rng(0).random((5, 8, 8, 1)).astype("float32")
+    saved_model.write(model, str(tmp_path / "ours"))
+    np.testing.assert_array_equal(served(str(tmp_path / "ours"), images), images)
+
+
+def test_keras_own_export_still_augments_so_that_ours_is_needed(tmp_path):
+    model = keras.Sequential([keras.layers.Input((8, 8, 1)), keras.layers.RandomTranslation(0.3, 0.3)])
+    images = np.random.default_rng(0).random((5, 8, 8, 1)).astype("float32")
+    model.export(str(tmp_path / "theirs"), verbose=False)
+    assert not np.array_equal(served(str(tmp_path / "theirs"), images), images)
+
+
+def test_a_saved_model_keeps_the_names_and_the_structure_of_several_inputs_and_outputs(tmp_path):
+    first, second = keras.Input((4,), name="first"), keras.Input((3,), name="second")
+    both = keras.layers.Concatenate()([first, second])
+    outputs = {"sum": keras.layers.Dense(1)(both), "two": keras.layers.Dense(2)(both)}
+    model = keras.Model({"first": first, "second": second}, outputs)
+    saved_model.write(model, str(tmp_path / "m"))
+    artifact = tf.saved_model.load(str(tmp_path / "m"))
+    signature = artifact.signatures["serving_default"]
+    assert set(signature.structured_input_signature[1]) == {"first", "second"}
+    for rows in (1, 5):
+        inputs = {"first": np.ones((rows, 4), "float32"), "second": np.ones((rows, 3), "float32")}
+        expected = model.predict(inputs, verbose=0)
+        for name, value in signature(**{k: tf.constant(v) for k, v in inputs.items()}).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-6)
+
+
+def test_a_model_that_was_never_built_cannot_become_a_saved_model(tmp_path):
+    with pytest.raises(ValueError, match=r"is not built: call it on a batch"):
+        saved_model.write(keras.Sequential([keras.layers.Dense(1)]), str(tmp_path / "m"))
+
+
+def test_hdf5_leaves_the_live_models_compile_config_whole(tmp_path):
+    model = sequential()
+    fit(model)
+    hdf5.write(model, str(tmp_path / "m.h5"))
+    model.save(str(tmp_path / "m.keras"))
+    loaded = keras.models.load_model(str(tmp_path / "m.keras"))
+    assert type(loaded.optimizer) is keras.optimizers.Adam
+    assert int(loaded.optimizer.iterations) == 30
+
+
+def test_keras_own_hdf5_saver_still_takes_the_optimizer_out_so_that_ours_is_needed(tmp_path):
+    model = sequential()
+    fit(model)
+    model.save(str(tmp_path / "m.h5"))
+    assert "optimizer" not in model._compile_config.config

@@ -1,0 +1,28 @@
+"""The examples run as they stand and tell the story that they promise."""
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_train_digits_is_killed_resumed_and_exported(run_child):
+    told = run_child("examples/train_digits.py")
+    killed = re.search(r"killed by SIGKILL .* newest checkpoint is step (\d+)", told)
+    resumed = re.search(r"resumed from step (\d+)", told)
+    assert int(killed[1]) == int(resumed[1]) >= 100
+    assert "ended at step 360, epochs in the history: 8" in told
+    accuracies = re.findall(r"test accuracy (0\.\d+)", told)
+    assert len(accuracies) == 2
+    assert accuracies[0] == accuracies[1]
+    assert float(accuracies[0]) > 0.9
+    assert re.search(r"ckpt-360 \(latest\)", told)
+
+
+def test_custom_loop_ends_with_the_same_weights_with_and_without_a_kill(run_child):
+    told = run_child("examples/custom_loop.py")
+    ends = re.findall(r"ended at step 270 with test accuracy (0\.\d+), weights (\w+)", told)
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
+    assert "the same weights to the last bit" in told

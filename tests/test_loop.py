@@ -1,0 +1,183 @@
+"""TrainingLoop: saves between steps, resumes where it was, the position in the data included."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import ckptkit
+from ckptkit.policies import EveryEpochs, EverySteps
+
+EPOCHS = 3
+POLICY = EverySteps(4) | EveryEpochs(1)
+
+
+def shuffled():
+    return tf.data.Dataset.range(20).shuffle(20).batch(3).prefetch(1)
+
+
+def endless():
+    return tf.data.Dataset.range(50).shuffle(10).repeat().batch(3)
+
+
+def listed():
+    return [tf.constant([i, i + 1], tf.int64) for i in range(7)]
+
+
+def generated():
+    return tf.data.Dataset.from_generator(lambda: iter(range(21)), output_signature=tf.TensorSpec((), tf.int64)).batch(
+        3
+    )
+
+
+CASES = {
+    "shuffled": (shuffled, {}, "iterator"),
+    "endless": (endless, {"steps_per_epoch": 5}, "iterator"),
+    "list": (listed, {}, "replay"),
+    "generator": (generated, {}, "replay"),
+    "endless generator": (lambda: generated().repeat(), {"steps_per_epoch": 4}, "replay"),
+}
+
+
+def run(directory, dataset, stop_after=None, policy=POLICY, **options):
+    """Train a toy whose end depends on every batch and its place; return (value, batches seen, loop)."""
+    tf.random.set_seed(7)
+    value = tf.Variable(0.0, dtype=tf.float64)
+    checkpoint = tf.train.Checkpoint(value=value)
+    seen = []
+    with ckptkit.CheckpointManager(checkpoint, directory, 3, save_policy=policy) as manager:
+        loop = ckptkit.TrainingLoop(manager, dataset(), epochs=EPOCHS, **options)
+        for step, batch in loop:
+            value.assign(value * 1.1 + float(np.dot(batch, np.arange(1, 1 + len(batch)))))
+            seen.append((step, batch.numpy().tolist()))
+            if len(seen) == stop_after:
+                break
+    return value.numpy(), seen, loop
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("stop_after", [2, 5, 6, 8, 13])
+def test_a_loop_that_was_left_goes_on_where_it_was_and_ends_with_the_same_bits(tmp_path, case, stop_after):
+    dataset, options, input_state = CASES[case]
+    value, seen, _ = run(tmp_path / "whole", dataset, **options)
+    run(tmp_path / "left", dataset, stop_after, **options)
+    resumed, rest, loop = run(tmp_path / "left", dataset, **options)
+    first = 0 if loop.resumed_from is None else loop.resumed_from.step
+    assert rest == seen[first:]
+    assert resumed == value
+    assert loop.input_state == input_state
+
+
+def test_several_breaks_in_a_row_end_with_the_same_bits(tmp_path):
+    value, _, _ = run(tmp_path / "whole", shuffled)
+    for stop_after in (6, 5, 4, 7):
+        run(tmp_path / "left", shuffled, stop_after)
+    assert run(tmp_path / "left", shuffled)[0] == value
+
+
+def test_a_loop_saves_at_every_epochs_end_if_the_manager_has_no_policy(tmp_path):
+    _, _, loop = run(tmp_path, shuffled, policy=None)
+    assert [(r.step, r.epoch, r.batch) for r in loop.manager.records()] == [(7, 1, 0), (14, 2, 0), (21, 3, 0)]
+
+
+def test_a_save_due_at_the_last_batch_is_taken_once_at_the_epochs_end(tmp_path):
+    _, _, loop = run(tmp_path, shuffled, policy=EverySteps(7))
+    assert [(r.step, r.epoch, r.batch) for r in loop.manager.records()] == [(7, 1, 0), (14, 2, 0), (21, 3, 0)]
+
+
+def test_the_last_step_is_saved_when_the_loop_ends_even_if_none_is_due(tmp_path):
+    _, _, loop = run(tmp_path, shuffled, policy=ckptkit.policies.Never())
+    assert [record.step for record in loop.manager.records()] == [21]
+
+
+def test_a_finished_loop_gone_over_again_does_nothing(tmp_path):
+    value, _, _ = run(tmp_path, shuffled)
+    again, seen, loop = run(tmp_path, shuffled)
+    assert (again, seen, loop.step) == (value, [], 21)
+
+
+def test_metrics_that_were_reported_go_with_the_save_at_that_step_only(tmp_path):
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, None, save_policy=EverySteps(2))
+    loop = ckptkit.TrainingLoop(manager, listed(), epochs=1)
+    for step, _ in loop:
+        if step == 1:
+            loop.report({"loss": tf.constant(0.5)})
+    assert [(r.step, r.metrics) for r in manager.records()] == [(2, {"loss": 0.5}), (4, {}), (6, {}), (7, {})]
+
+
+def test_dropout_seeds_and_optimizer_slots_of_a_tf_function_step_resume_to_the_same_bits(tmp_path):
+    def train(directory, stop_after=None):
+        keras.utils.set_random_seed(1)
+        images = tf.random.stateless_uniform((40, 4), seed=(1, 2))
+        dataset = tf.data.Dataset.from_tensor_slices((images, tf.reduce_sum(images, 1))).shuffle(40).batch(8)
+        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        optimizer = keras.optimizers.Adam(0.1)
+
+        @tf.function
+        def step_on(x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True)[:, 0] - y) ** 2)
+            optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+        with ckptkit.CheckpointManager(checkpoint, directory, 2, save_policy=EverySteps(3)) as manager:
+            for step, (x, y) in ckptkit.TrainingLoop(manager, dataset, epochs=3):
+                step_on(x, y)
+                if step == stop_after:
+                    break
+        return [v.numpy().tobytes() for v in (*model.variables, *optimizer.variables)]
+
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "left", stop_after=7)
+    assert train(tmp_path / "left") == whole
+
+
+def test_a_checkpoint_that_no_loop_saved_is_refused_with_what_to_do(tmp_path):
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, None)
+    manager.save()
+    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"not saved by a TrainingLoop.*\n.*another directory"):
+        next(iter(ckptkit.TrainingLoop(manager, listed(), epochs=1)))
+
+
+def test_a_dataset_of_another_kind_than_the_saved_position_is_refused(tmp_path):
+    run(tmp_path, shuffled, stop_after=6)
+    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"position of a tf\.data iterator.*list now"):
+        run(tmp_path, listed)
+
+
+def test_an_empty_dataset_is_an_error_and_no_endless_loop(tmp_path):
+    with pytest.raises(ValueError, match="no batch in epoch 0: the dataset is empty"):
+        run(tmp_path, list)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 1, "steps_per_epoch": 0}, "steps_per_epoch must be a whole number"),
+    ],
+)
+def test_counts_below_one_are_refused(tmp_path, arguments, message):
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, None)
+    with pytest.raises(ValueError, match=message):
+        ckptkit.TrainingLoop(manager, listed(), **arguments)
+
+
+def test_an_iterator_in_place_of_a_dataset_is_refused_with_the_reason(tmp_path):
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, None)
+    with pytest.raises(TypeError, match=r"gone over more than once, got the iterator"):
+        ckptkit.TrainingLoop(manager, iter(listed()), epochs=1)
+
+
+def test_tensorflows_own_manager_is_refused(tmp_path):
+    theirs = tf.train.CheckpointManager(tf.train.Checkpoint(), str(tmp_path), 1)
+    with pytest.raises(TypeError, match=r"manager must be a ckptkit\.CheckpointManager"):
+        ckptkit.TrainingLoop(theirs, listed(), epochs=1)
+
+
+def test_the_position_lies_in_the_checkpoint_as_json(tmp_path):
+    _, _, loop = run(tmp_path, shuffled, stop_after=6)
+    record = loop.manager.records()[-1]
+    assert json.loads(loop.manager.state(record)["loop"].numpy()) == {"step": 4, "epoch": 0, "batch": 4}

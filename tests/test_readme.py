@@ -1,0 +1,45 @@
+"""The README's blocks run, and print what it says they print."""
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = [text for language, text in FENCES if language == "python"]
+OUTPUT = next(text for language, text in FENCES if language == "")
+COMMANDS = dict(re.findall(r"^## (Run it|Test it)\n\n    (.+)$", README, re.MULTILINE))
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_block_runs_and_the_first_prints_what_stands_below_it(run_child, tmp_path):
+    script = tmp_path / "blocks.py"
+    script.write_text("\nprint('=====')\n".join(BLOCKS), encoding="utf-8")
+    printed = run_child(str(script), cwd=tmp_path).split("=====\n")
+    assert len(BLOCKS) == 4
+    assert printed[0] == OUTPUT
+    assert sorted(path.name for path in (tmp_path / "export" / "best").iterdir()) == [
+        "export.json",
+        "model.h5",
+        "saved_model",
+    ]
+
+
+def test_the_first_block_is_a_model_fit_of_twelve_lines():
+    lines = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    assert len(lines) <= 12
+    assert "model.fit" in BLOCKS[0]
+
+
+def test_there_is_one_command_to_run_it_and_one_to_test_it():
+    assert COMMANDS["Run it"].endswith("examples/train_digits.py")
+    assert "pytest" in COMMANDS["Test it"]
+
+
+def test_every_test_that_the_promises_name_is_there():
+    named = set(re.findall(r"tests/\w+\.py", README))
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
