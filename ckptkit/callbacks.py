@@ -206,16 +206,18 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _restore(self) -> None:
         self._resumed_from, self._fits, self._now = None, (), FitState()
         there = self.manager.latest_checkpoint
-        if there is not None and not self._resume and os.path.realpath(self.directory) not in _finished_fits:
-            raise CheckpointError(
-                f"{self.directory} holds checkpoints up to {os.path.basename(there)}, and resume=False was asked for.\n"
-                "Choose an empty directory to start afresh, or let it resume: nothing is deleted or overwritten."
-            )
         this_fit = _finished_fits.get(os.path.realpath(self.directory), 0)
+        if this_fit and self._is_older_than(there):
+            this_fit = 0  # the model was made anew: the script starts again, in a notebook for one
         saved = self._saved_fits() if there is not None else ()
         if this_fit and this_fit >= len(saved):
             self._fits = saved  # another fit of the same script: it goes on from the live model
             return
+        if there is not None and not self._resume:
+            raise CheckpointError(
+                f"{self.directory} holds checkpoints up to {os.path.basename(there)}, and resume=False was asked for.\n"
+                "Choose an empty directory to start afresh, or let it resume: nothing is deleted or overwritten."
+            )
         if there is not None and self.model.built and self.model.optimizer is not None:
             # As fit would at its first step; a fit that is over takes none, and its slots are wanted all the same.
             self.model.optimizer.build(self.model.trainable_variables)
@@ -230,6 +232,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._now = FitState(**{**vars(self._now), "stopped": True})
         at = self._now
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
+
+    def _is_older_than(self, prefix: str | None) -> bool:
+        steps = [record.step for record in self.manager.records() if record.prefix == prefix]
+        return bool(steps) and self._optimizer_steps() < steps[0]
 
     def _saved_fits(self) -> tuple[FitState, ...]:
         latest = self.manager.latest_checkpoint

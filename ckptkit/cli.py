@@ -14,8 +14,9 @@ from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from ckptkit.records import CheckpointRecord
+from ckptkit.records import CheckpointRecord, finite_json
 from ckptkit.store import Listing, Store
 
 __all__ = ["main"]
@@ -33,9 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(directory: str, *, as_json: bool) -> int:
-    listing = Store(directory).scan()
+    try:
+        listing = Store(directory).scan()
+    except OSError as error:
+        print(f"cannot read {directory}: {error.strerror}", file=sys.stderr)
+        return 2
     if as_json:
-        print(json.dumps([asdict(record) for record in listing.records], indent=2))
+        rows = [{**asdict(record), "metrics": finite_json(record.metrics)} for record in listing.records]
+        print(json.dumps(rows, indent=2, allow_nan=False))
     elif listing.records:
         Console().print(_table(listing))
     for name, reason in listing.damaged.items():
@@ -50,7 +56,8 @@ def _table(listing: Listing) -> Table:
     for heading in ("checkpoint", "step", "epoch", "age", "size", "metrics"):
         table.add_column(heading, justify="right" if heading in ("step", "epoch", "age", "size") else "left")
     for record in listing.records:
-        table.add_row(*_row(record, newest=record is listing.records[-1]))
+        # Text, for names may hold what rich takes for markup.
+        table.add_row(*map(Text, _row(record, newest=record is listing.records[-1])))
     return table
 
 

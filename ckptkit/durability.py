@@ -8,7 +8,17 @@ from __future__ import annotations
 import os
 import shutil
 
-__all__ = ["link_or_copy", "sync_directory", "sync_file", "write_file"]
+__all__ = ["link_or_copy", "make_directory", "sync_directory", "sync_file", "write_file"]
+
+
+def make_directory(path: str, *, durable: bool = True) -> None:
+    """Make a folder and those above it that are missing, so that power loss does not undo it."""
+    if not path or os.path.isdir(path):
+        return
+    above = os.path.dirname(os.path.abspath(path))
+    make_directory(above, durable=durable)
+    os.makedirs(path, exist_ok=True)
+    sync_directory(above, durable=durable)
 
 
 def sync_file(path: str, *, durable: bool = True) -> None:

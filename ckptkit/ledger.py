@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ckptkit.combinators import Combined
 from ckptkit.preservation import All, Best, EveryNSecs, KeepContext, Latest, PreservationPolicy
@@ -53,6 +54,7 @@ class Ledger:
         self._policy = policy
         self._records: dict[str, CheckpointRecord] = {}
         self._active: dict[str, float] = {}
+        self._state: StateFile | None = None  # as it was read or written last
         self._others: dict[str, float] = {}  # state file entries under other names, carried through
         # Set back slightly, so that a manager made again at once sees its first checkpoint as newer.
         self._preserved_at = now - 1.0
@@ -93,6 +95,11 @@ class Ledger:
         self._records = {record.prefix: record for record in listing.records}
         self.damaged = dict(listing.damaged)
         self.run_id = next((record.run_id for record in reversed(self.records) if record.run_id), self.run_id)
+        if listing.state is not None and listing.state == self._state:
+            # Seen before, or our own: what is managed was decided then, by the clock of then.
+            self._active = {prefix: at for prefix, at in self._active.items() if prefix in self._records}
+            return
+        self._state = listing.state
         if listing.state is None:
             self._active = {r.prefix: r.created_at for r in self.records if self._is_own(r.name)}
             return
@@ -104,7 +111,9 @@ class Ledger:
             at = min(listed.get(record.name, record.created_at), now)
             # Committed after the state file was written last: a crash came in between.
             unlisted = record.name not in listed and not record.foreign and record.sequence > newest_listed
-            if self._is_own(record.name) and (unlisted or (record.name in listed and at > self._preserved_at)):
+            # TensorFlow's manager takes what is older than the last one kept for its age as kept, too.
+            managed = record.name in listed and (self._policy is not None or at > self._preserved_at)
+            if self._is_own(record.name) and (unlisted or managed):
                 self._active[record.prefix] = at
         self._others = {name: at for name, at in listed.items() if not self._is_own(name)}
 
@@ -121,7 +130,7 @@ class Ledger:
         gone = []
         for record in self._not_newest(now):
             if self._every is not None and self._is_preserved(record, now):
-                self._preserved_at = record.created_at  # kept for its age: it leaves the list, not the disk
+                self._preserved_at = self._active[record.prefix]  # kept for its age: it leaves the list, not the disk
             elif record.prefix == self.resumed_from:
                 continue
             else:
@@ -135,7 +144,8 @@ class Ledger:
         listed = {**self._others, **{os.path.basename(prefix): at for prefix, at in self._active.items()}}
         latest = self.latest
         assert latest is not None
-        return StateFile(latest.name, tuple(listed), tuple(listed.values()), self._preserved_at)
+        self._state = StateFile(latest.name, tuple(listed), tuple(listed.values()), self._preserved_at)
+        return self._state
 
     def _not_newest(self, now: float) -> list[CheckpointRecord]:
         """Return the managed ones that neither count nor policy keep; the newest is never among them."""
@@ -148,6 +158,8 @@ class Ledger:
 
     def _is_preserved(self, record: CheckpointRecord, now: float) -> bool:
         assert self._every is not None
+        # By the time in the list: the clock may have gone back since the record was made.
+        record = replace(record, created_at=self._active[record.prefix])
         return bool(self._every.keep(KeepContext([record], now, self._preserved_at)))
 
     def _is_own(self, name: str) -> bool:

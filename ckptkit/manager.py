@@ -115,7 +115,8 @@ class CheckpointManager:
         self._graph = CheckpointGraph(checkpoint)
         self._store = Store(self._directory, durable=durable)
         self._writer = BackgroundWriter()
-        keep_every_secs = keep_checkpoint_every_n_hours * 3600.0 if keep_checkpoint_every_n_hours else None
+        max_to_keep = None if max_to_keep is None else int(max_to_keep)
+        keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
         self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, time.time())
         self._state_lock = threading.RLock()  # the background thread enters its commits in the ledger
         self._lock: DirectoryLock | None = None
@@ -464,7 +465,7 @@ class CheckpointManager:
 
     def _restored(self, record: CheckpointRecord, strict: bool) -> CheckpointRecord:
         self._store.verify(record)
-        pending = restoring.restore(self._graph, record.prefix, strict=strict)
+        pending = restoring.restore(self._graph, record.prefix, strict=strict, foreign=record.foreign)
         self._pending = pending if strict else None
         self._ledger.resumed_from = record.prefix
         self._asked = (record.step, record.epoch or 0)

@@ -1,6 +1,6 @@
 """How a checkpoint and the live objects differ, told so that a person can act on it.
 
-raise CheckpointMismatchError(report("runs/a/ckpt-1200", step=1200, differences=[...], variables=14))
+raise CheckpointMismatchError(report("runs/a/ckpt-1200", [...], 14))
 
 cannot restore step 1200 from runs/a/ckpt-1200: 2 of 14 variables differ.
   dense/kernel  checkpoint (64, 10) float32   model (64, 12) float32
@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ckptkit.records import split_number
 
 __all__ = ["Difference", "report"]
 
@@ -31,7 +33,9 @@ def report(prefix: str, differences: Sequence[Difference], variables: int) -> st
     """Return the message for a restore that cannot be done: both sides of the first five, then a count."""
     only_saved = [d.name for d in differences if d.live is None]
     width = max(len(d.name) for d in differences[:_SHOWN])
-    lines = [f"cannot restore {prefix}: {len(differences)} of {variables} variables differ."]
+    number = split_number(prefix)
+    what = prefix if number is None else f"step {number[1]} from {prefix}"
+    lines = [f"cannot restore {what}: {len(differences)} of {variables} variables differ."]
     for d in differences[:_SHOWN]:
         lines.append(f"  {d.name:<{width}}  checkpoint {d.saved or 'nothing'}   model {d.live or 'nothing'}")
         near = difflib.get_close_matches(d.name, only_saved, n=1) if d.saved is None else []

@@ -25,6 +25,7 @@ __all__ = [
     "ManifestError",
     "TensorInfo",
     "best_record",
+    "finite_json",
     "is_better",
     "split_number",
 ]
@@ -82,8 +83,8 @@ class Manifest:
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
-            "metrics": _finite_json(self.metrics),
-            "best": _finite_json(self.best),
+            "metrics": finite_json(self.metrics),
+            "best": finite_json(self.best),
             "created_at": self.created_at,
             "files": dict(self.files),
             "index_crc32c": self.index_crc32c,
@@ -114,7 +115,7 @@ class Manifest:
                 name=_file_name(_typed(raw, "name", str)),
                 step=_count(raw, "step"),
                 sequence=_count(raw, "sequence"),
-                created_at=float(_typed(raw, "created_at", (int, float))),
+                created_at=_finite(float(_typed(raw, "created_at", (int, float)))),
                 files=_files(raw),
                 index_crc32c=_count(raw, "index_crc32c"),
                 run_id=_typed(raw, "run_id", str),
@@ -123,7 +124,7 @@ class Manifest:
                 metrics=_numbers(raw, "metrics"),
                 best=_numbers(raw, "best"),
                 versions={str(k): str(v) for k, v in _typed(raw, "versions", dict).items()},
-                seconds=_numbers(raw, "seconds"),
+                seconds={name: _finite(value) for name, value in _numbers(raw, "seconds").items()},
                 tensors=tuple(_tensor(row) for row in _typed(raw, "tensors", list)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -208,7 +209,8 @@ def split_number(name: str) -> tuple[str, int] | None:
     return None if match is None else (match["stem"], int(match["number"]))
 
 
-def _finite_json(values: Mapping[str, float]) -> dict[str, float | str]:
+def finite_json(values: Mapping[str, float]) -> dict[str, float | str]:
+    """Return numbers as strict JSON can hold them: NaN and the infinities by their names."""
     # JSON has no NaN; a metric may well be one.
     names = {repr(number): name for name, number in _NON_FINITE.items()}
     return {key: names.get(repr(float(value)), float(value)) for key, value in values.items()}
@@ -224,6 +226,12 @@ def _typed(raw: Mapping[str, Any], key: str, kinds: Any) -> Any:
     if not isinstance(raw[key], kinds) or isinstance(raw[key], bool):
         raise TypeError(f"field {key!r} is a {type(raw[key]).__name__}")
     return raw[key]
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"a time of {value}")
+    return value
 
 
 def _count(raw: Mapping[str, Any], key: str) -> int:
@@ -255,5 +263,7 @@ def _files(raw: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _tensor(row: Any) -> TensorInfo:
+    if not isinstance(row, list):
+        raise TypeError(f"a row of tensors is a {type(row).__name__}")
     key, dtype, shape, size_bytes = row
     return TensorInfo(str(key), str(dtype), tuple(int(n) for n in shape), int(size_bytes))

@@ -89,7 +89,7 @@ class Pending:
                 when_built(owner, self.settle)
 
 
-def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True) -> Pending:
+def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True, foreign: bool = False) -> Pending:
     """Restore the objects of ``graph`` from the checkpoint at ``prefix``, all of them or none.
 
     Args:
@@ -97,6 +97,8 @@ def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True) -> Pend
         prefix: Path stem of the checkpoint.
         strict: Whether values without an object, objects without a value, and other shapes or dtypes are an error.
             False restores what fits and logs the rest.
+        foreign: Whether plain TensorFlow wrote it, which does not save everything that Keras keeps: what it left out
+            is logged and stays as it is.
 
     Returns:
         What waits for objects that do not exist yet.
@@ -111,7 +113,14 @@ def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True) -> Pend
             f"cannot restore {prefix}: it holds names and values but no object graph, as TF 1's Saver writes them.\n"
             "Restore it with tf.train.Checkpoint.restore once, and save it again."
         )
-    match = _Match(graph.live(), saved, prefix)
+    match = _Match(graph.live(), saved, prefix, foreign)
+    if match.left_out:
+        _log.warning(
+            "%s was written by plain TensorFlow, which leaves out %d values of this model; they stay as they are: %s",
+            prefix,
+            len(match.left_out),
+            ", ".join(match.left_out),
+        )
     if match.differences:
         if strict:
             raise CheckpointMismatchError(report(prefix, match.differences, match.variables))
@@ -128,7 +137,7 @@ def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True) -> Pend
 class _Match:
     """Saved nodes laid beside live objects, by walking both graphs from the root along the same names."""
 
-    def __init__(self, live: Sequence[Any], saved: ObjectGraph, prefix: str) -> None:
+    def __init__(self, live: Sequence[Any], saved: ObjectGraph, prefix: str, foreign: bool) -> None:
         reader = open_reader(prefix)
         self.types: dict[str, tf.DType] = reader.get_variable_to_dtype_map()
         self._shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
@@ -138,7 +147,9 @@ class _Match:
         self.differences: list[Difference] = []
         self.until_built: dict[int, str] = {}  # saved node -> name, below an unbuilt Keras object
         self.until_called: dict[int, str] = {}  # the same below a lazy tf.Module
+        self.left_out: list[str] = []  # live, and never saved by plain TensorFlow
         self.variables = 0
+        self._foreign = foreign
         self._done: set[int] = set()  # saved nodes that TensorFlow need not look at
         self._pairs = _pair(live, saved)
         self.unbuilt = [live[at].trackable for at in self._pairs if is_unbuilt(live[at].trackable)]
@@ -171,7 +182,9 @@ class _Match:
             attributes = [] if saved is None else self._saved.nodes[saved].attributes
             shape, dtype = tf.TensorShape(data.trackable.shape), tf.as_dtype(data.trackable.dtype)
             if saved is None or len(attributes) != 1:
-                if not _is_optional(data.object_name):
+                if self._foreign and data.object_name.startswith(f"{ADDITION}/"):
+                    self.left_out.append(_name(data.object_name))
+                elif not _is_optional(data.object_name):
                     self.differences.append(Difference(_name(data.object_name), None, _said(shape, dtype)))
                 continue
             key = attributes[0].checkpoint_key

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.checkpoint import checkpoint as tf_checkpoint
 from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util
@@ -123,6 +124,7 @@ class CheckpointGraph:
 
     def live(self) -> list[Any]:
         """Return TensorFlow's description of each live object: ``trackable``, ``object_name`` and more."""
+        _ = self._checkpoint.save_counter  # made when it is asked for; a restore has to bring it back as well
         return list(save_util._gather_trackable_data(self.view, None)[0])
 
     def assign_later(self, prefix: str, graph: ObjectGraph) -> Any:
@@ -139,7 +141,10 @@ def read_graph(prefix: str) -> ObjectGraph:
     reader = open_reader(prefix)
     for key in (WHOLE_GRAPH_KEY, GRAPH_KEY):
         if reader.has_tensor(key):
-            return _new_graph.FromString(reader.get_tensor(key))
+            try:
+                return _new_graph.FromString(reader.get_tensor(key))
+            except (tf.errors.OpError, ValueError, RuntimeError, IndexError, DecodeError) as error:
+                raise CheckpointDamagedError(f"checkpoint {prefix} is damaged: {error}") from error
     return None
 
 

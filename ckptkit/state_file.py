@@ -57,10 +57,11 @@ class StateFile:
                 raise ValueError(f"not a CheckpointState: {text[at : at + 40]!r}")
             fields.setdefault(match["field"], []).append(match["value"])
             at = match.end()
-        if not fields.get("model_checkpoint_path"):
+        latest = _unquoted(fields.get("model_checkpoint_path", ['""'])[-1])
+        if not latest:
             raise ValueError("names no checkpoint")
         return cls(
-            model_checkpoint_path=_unquoted(fields["model_checkpoint_path"][-1]),
+            model_checkpoint_path=latest,
             all_model_checkpoint_paths=tuple(_unquoted(v) for v in fields.get("all_model_checkpoint_paths", ())),
             all_model_checkpoint_timestamps=tuple(float(v) for v in fields.get("all_model_checkpoint_timestamps", ())),
             last_preserved_timestamp=float(fields.get("last_preserved_timestamp", ["0"])[-1]),
@@ -78,4 +79,6 @@ def _unquoted(literal: str) -> str:
             return _NAMED.get(named, named)
         return bytes([int(octal, 8) & 0xFF if octal else int(hexadecimal, 16)])
 
+    if literal[0] not in "\"'":
+        raise ValueError(f"not a CheckpointState: {literal!r} is no string")
     return _ESCAPE.sub(character, literal[1:-1].encode()).decode("utf-8")

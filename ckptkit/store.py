@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ckptkit.durability import link_or_copy, sync_directory, sync_file, write_file
+from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
 from ckptkit.lock import DirectoryLock
 from ckptkit.records import CheckpointRecord, Manifest, ManifestError, split_number
@@ -79,15 +79,26 @@ class Store:
         if state and os.path.basename(state.model_checkpoint_path) not in listed:
             listed.append(os.path.basename(state.model_checkpoint_path))
         if state is None and not committed:
-            listed = sorted((f[: -len(".index")] for f in files if f.endswith(".index")), key=_by_number)
+            listed = _indexed(files)
         ordered = sorted(committed.values(), key=lambda record: record.sequence)
         after = 0  # a foreign checkpoint comes after the one that the state file lists before it
+        passing = self._passing()
         for name in listed:
+            if name in passing and name not in committed:
+                continue
             if name in committed:
                 after = 1 + ordered.index(committed[name])
-            elif name not in damaged and (record := self._foreign(name, files, state)) is not None:
-                ordered.insert(after, record)
-                after += 1
+            elif name not in damaged:
+                reason = _why_incomplete(name, files)
+                if reason is None:
+                    ordered.insert(after, self._foreign(name, files, state))
+                    after += 1
+                elif name + ".index" in files or _shards(name, files):
+                    damaged[name] = reason
+        if not ordered and not damaged and listed:  # not a file is left of what the state file names
+            there = [name for name in _indexed(files) if _why_incomplete(name, files) is None]
+            ordered = [self._foreign(name, files, None) for name in there]
+            damaged = {} if there else {name: _why_incomplete(name, files) or "" for name in listed}
         return Listing(tuple(ordered), damaged, state)
 
     def manifest(self, record: CheckpointRecord) -> Manifest:
@@ -122,10 +133,11 @@ class Store:
 
     def lock(self) -> DirectoryLock:
         """Become the directory's writer, and clean up after a writer that died."""
-        os.makedirs(self._meta, exist_ok=True)
+        make_directory(self._meta, durable=self._durable)
         lock = DirectoryLock(self.directory, os.path.join(self._meta, "lock"))
         try:
-            self._recover()
+            if lock.is_first:  # else what is under way is this very process's
+                self._recover()
         except BaseException:
             lock.release()
             raise
@@ -160,6 +172,7 @@ class Store:
             os.rename(pending.prefix + _MANIFEST, os.path.join(self.directory, manifest.name + _MANIFEST))
             sync_directory(self.directory, durable=self._durable)
             os.rmdir(pending.folder)
+            self._drop_journals(manifest.name, but=None)
         return CheckpointRecord.of(manifest, self.directory)
 
     def discard(self, pending: Pending) -> None:
@@ -172,12 +185,16 @@ class Store:
 
     def delete(self, record: CheckpointRecord) -> None:
         """Delete a checkpoint, the manifest first: what is half deleted is no checkpoint any more."""
-        if record.foreign:
-            self._delete_foreign(record)
+        self._drop_journals(record.name, but=None)
+        self._delete_files(record.name)
+
+    def _delete_files(self, name: str) -> None:
+        if not os.path.lexists(os.path.join(self.directory, name + _MANIFEST)):  # foreign, or gone by hand
+            self._delete_foreign(name)
             return
         # Moved, not removed: should we die now, the next writer reads there which files are left to delete.
-        going = self.begin(record.name)
-        os.rename(os.path.join(self.directory, record.name + _MANIFEST), going.prefix + _MANIFEST)
+        going = self.begin(name)
+        os.rename(os.path.join(self.directory, name + _MANIFEST), going.prefix + _MANIFEST)
         self._roll_back(going.folder)
 
     # Inside ----------------------------------------------------------------------------------------------------------
@@ -195,6 +212,13 @@ class Store:
         except (OSError, ValueError) as error:
             _log.warning("%s/checkpoint cannot be read (%s); going by the files instead.", self.directory, error)
             return None
+
+    def _passing(self) -> set[str]:
+        """Return the names whose files are on their way in or out: without a manifest these are no foreign ones."""
+        manifests = {folder: _manifest_in(folder) for folder in self._folders("tmp-")}
+        return {
+            m.name for folder, m in manifests.items() if m is not None and not m.files.keys() <= _sizes(folder).keys()
+        }
 
     def _committed(self, files: Mapping[str, int]) -> tuple[dict[str, CheckpointRecord], dict[str, str]]:
         good: dict[str, CheckpointRecord] = {}
@@ -230,12 +254,7 @@ class Store:
                 if file.endswith(_MANIFEST):
                     yield journal, file, inside
 
-    def _foreign(self, name: str, files: Mapping[str, int], state: StateFile | None) -> CheckpointRecord | None:
-        if f"{name}.index" not in files:
-            return None
-        shards = [match for file in files if (match := _SHARD.match(file)) and match["name"] == name]
-        if not shards or len(shards) < int(shards[0]["shards"]):
-            return None
+    def _foreign(self, name: str, files: Mapping[str, int], state: StateFile | None) -> CheckpointRecord:
         created_at = os.stat(os.path.join(self.directory, f"{name}.index")).st_mtime
         if state is not None:
             paths = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
@@ -245,7 +264,7 @@ class Store:
             prefix=os.path.join(self.directory, name),
             step=0 if number is None else number[1],
             created_at=created_at,
-            size_bytes=files[f"{name}.index"] + sum(files[match[0]] for match in shards),
+            size_bytes=files[f"{name}.index"] + sum(files[match[0]] for match in _shards(name, files)),
             foreign=True,
         )
 
@@ -269,11 +288,8 @@ class Store:
             self._roll_back(folder)
 
     def _finish_replacing(self, journal: str, manifest: Manifest) -> None:
-        old = CheckpointRecord.of(manifest, self.directory)
-        if os.path.lexists(old.prefix + _MANIFEST):
-            self.delete(old)
-        else:
-            self._delete_foreign(old)
+        self._drop_journals(manifest.name, but=journal)  # an earlier replacement that could not be finished
+        self._delete_files(manifest.name)
         for file in (*_index_last(manifest.files), manifest.name + _MANIFEST):
             link_or_copy(os.path.join(journal, file), os.path.join(self.directory, file), durable=self._durable)
         sync_directory(self.directory, durable=self._durable)
@@ -281,11 +297,18 @@ class Store:
         os.rename(journal, done)
         self._roll_back(done)
 
-    def _delete_foreign(self, record: CheckpointRecord) -> None:
-        _unlink(record.prefix + ".index")
+    def _drop_journals(self, name: str, but: str | None) -> None:
+        for journal in self._folders("replace-"):
+            manifest = _manifest_in(journal)
+            if journal != but and manifest is not None and manifest.name == name:
+                _unlink(os.path.join(journal, name + _MANIFEST))  # first: without it nothing is taken for committed
+                shutil.rmtree(journal, ignore_errors=True)
+
+    def _delete_foreign(self, name: str) -> None:
+        _unlink(os.path.join(self.directory, name + ".index"))
         for file in os.listdir(self.directory):
             match = _SHARD.match(file)
-            if match and match["name"] == record.name:
+            if match and match["name"] == name:
                 _unlink(os.path.join(self.directory, file))
 
     def _roll_back(self, path: str) -> None:
@@ -300,6 +323,8 @@ class Store:
                 ours = not os.path.lexists(final) or (committed is not None and file not in committed.files)
                 if moved and ours:
                     _unlink(os.path.join(self.directory, file))
+            # Before the rest of the folder: a file that is missing in it would be taken for moved the next time.
+            _unlink(os.path.join(path, manifest.name + _MANIFEST))
         if os.path.isdir(path):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -335,6 +360,20 @@ def _why_damaged(manifest: Manifest, files: Mapping[str, int]) -> str | None:
     return None
 
 
+def _why_incomplete(name: str, files: Mapping[str, int]) -> str | None:
+    """Say what a checkpoint without a manifest lacks, None if it has an index and all of its shards."""
+    if f"{name}.index" not in files:
+        return f"{name}.index is missing"
+    shards = _shards(name, files)
+    if not shards or len(shards) < int(shards[0]["shards"]):
+        return f"{len(shards)} of {int(shards[0]['shards']) if shards else 'its'} shards are there"
+    return None
+
+
+def _shards(name: str, files: Mapping[str, int]) -> list[re.Match[str]]:
+    return [match for file in files if (match := _SHARD.match(file)) and match["name"] == name]
+
+
 def _manifest_in(folder: str) -> Manifest | None:
     files = [file for file in _sizes(folder) if file.endswith(_MANIFEST)] if os.path.isdir(folder) else []
     return _read_manifest(os.path.join(folder, files[0])) if files else None
@@ -353,6 +392,10 @@ def _index_last(files: Mapping[str, int]) -> list[str]:
     return sorted(files, key=lambda file: (file.endswith(".index"), file))
 
 
+def _indexed(files: Mapping[str, int]) -> list[str]:
+    return sorted((file[: -len(".index")] for file in files if file.endswith(".index")), key=_by_number)
+
+
 def _by_number(name: str) -> tuple[int, str]:
     number = split_number(name)
     return (-1 if number is None else number[1], name)
@@ -360,9 +403,17 @@ def _by_number(name: str) -> tuple[int, str]:
 
 def _sizes(folder: str) -> dict[str, int]:
     try:
-        return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+        entries = list(os.scandir(folder))
     except FileNotFoundError:
         return {}
+    sizes = {}
+    for entry in entries:
+        try:
+            if entry.is_file():
+                sizes[entry.name] = entry.stat().st_size
+        except FileNotFoundError:
+            continue  # deleted while we were reading
+    return sizes
 
 
 def _unlink(path: str) -> None:

@@ -1,8 +1,9 @@
 """The background thread: one save in flight, one waiting at the most.
 
     writer = BackgroundWriter()
-    writer.submit(job)           # returns at once while a place is free, else waits for one
-    writer.wait()                # until everything is written; raises what went wrong, once
+    writer.submit(job)     # returns at once while a place is free, else waits for one
+    writer.wait()          # until everything is written
+    writer.raise_error()   # what went wrong, once
 
 The thread ends when there is nothing left to write. It is no daemon: an interpreter that exits normally finishes the
 save under way first.
@@ -42,7 +43,12 @@ class BackgroundWriter:
             self._jobs.append(job)
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._drain, name="ckptkit-writer").start()
+                try:
+                    threading.Thread(target=self._drain, name="ckptkit-writer").start()
+                except BaseException:
+                    self._running = False
+                    self._jobs.clear()
+                    raise
 
     def wait(self, timeout_secs: float | None = None) -> bool:
         """Wait until all jobs are done; return False if the time ran out. Does not raise jobs' errors."""

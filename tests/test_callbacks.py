@@ -283,8 +283,7 @@ def test_a_restart_does_not_forget_which_checkpoint_is_best(directory):
 
 
 def test_resume_false_refuses_a_directory_with_checkpoints(directory):
-    fit(sequential(), ckptkit.TrainingCheckpoint(directory))
-    callbacks._finished_fits.clear()
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory, resume=False))
     with pytest.raises(ckptkit.CheckpointError, match=r"holds checkpoints up to ckpt-30, and resume=False"):
         fit(sequential(), ckptkit.TrainingCheckpoint(directory, resume=False))
 
@@ -404,3 +403,10 @@ def test_a_preservation_policy_alone_decides_where_max_to_keep_is_none(directory
 def test_the_manager_is_not_there_before_fit(directory):
     with pytest.raises(RuntimeError, match="no manager before fit has begun"):
         _ = ckptkit.TrainingCheckpoint(directory).manager
+
+
+def test_a_notebook_cell_that_builds_the_model_and_fits_run_twice_does_not_train_again(directory):
+    first = fit(model := sequential(), ckptkit.TrainingCheckpoint(directory))
+    again = fit(other := sequential(), ckptkit.TrainingCheckpoint(directory))
+    assert again.history == first.history
+    assert everything(other) == everything(model)

@@ -1,0 +1,279 @@
+"""How the modules hang together: imports point down, TensorFlow stays upstairs, and the top is loaded lazily.
+
+The floors are those of DESIGN.md, section 5, with the order inside a floor spelled out: a module imports from floors
+below its own, never from its own or from above.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import ckptkit
+
+PACKAGE = Path(ckptkit.__file__).parent
+
+FLOORS = [
+    {"errors"},
+    {"combinators", "durability", "lock", "records", "state_file"},
+    {"mismatch", "policies", "preservation", "store", "writer"},
+    {"ledger"},
+    # Keras and TensorFlow from here on.
+    {"untracked"},
+    {"snapshot"},
+    {"export", "export.hdf5", "export.saved_model", "fit", "restoring", "run_state"},
+    {"saving"},
+    {"manager"},
+    {"callbacks", "loop"},
+    {"completion"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}
+HEAVY = {"tensorflow", "keras", "tf_keras"}
+FIRST_HEAVY = LEVEL["untracked"]
+LIGHT = {"run_state"}  # stands upstairs and is to start without TensorFlow all the same
+PRIVATE = {"snapshot"}  # the only one to touch TensorFlow's private parts
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: as much of it as is a module, and whether only a type checker sees it."""
+
+    target: str
+    line: int
+    for_types: bool = False
+
+
+def sources():
+    """Name and source of every module of the package; a package goes by its own name, the top one by ""."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+    return found
+
+
+SOURCES = sources()
+
+
+def imports(source, modules=frozenset(LEVEL)):
+    """Every import in a source, wherever it stands; ``from package import module`` is one of the module."""
+
+    def visit(node, for_types):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                yield from visit(child, True)
+            for child in node.orelse:
+                yield from visit(child, for_types)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, for_types)
+        elif isinstance(node, ast.ImportFrom):
+            home = "." * node.level + (node.module or "")
+            for alias in node.names:
+                whole = f"{home}.{alias.name}"
+                is_module = whole.removeprefix("ckptkit.") in modules or whole == "tensorflow.python"
+                yield Import(whole if is_module else home, node.lineno, for_types)
+        else:
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child, for_types)
+
+    return list(visit(ast.parse(source), False))
+
+
+def violations(module, source):
+    """What a module's imports break, a line each."""
+    found = []
+    for each in imports(source):
+        where = f"{module or 'ckptkit'}, line {each.line}: {each.target}"
+        root, _, rest = each.target.partition(".")
+        if module == "" and each.for_types:
+            continue  # what it re-exports is loaded lazily
+        if root == "":
+            found.append(f"{where} is relative")
+        elif root == "ckptkit":
+            if module == "" or LEVEL.get(rest, len(FLOORS)) >= LEVEL[module]:
+                found.append(f"{where} does not lie below")
+        elif root in HEAVY and (module == "" or LEVEL[module] < FIRST_HEAVY or module in LIGHT):
+            found.append(f"{where} is too heavy for this floor")
+        if (each.target + ".").startswith("tensorflow.python.") and module not in PRIVATE:
+            found.append(f"{where} is private")
+    return found
+
+
+def definitions(source):
+    """The names that a module's own top level binds, imports left out."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def declared(source):
+    """A module's ``__all__``, None where it has none."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
+            return ast.literal_eval(node.value)
+    return None
+
+
+def sorting(name):
+    """Constants, then classes, then the rest, as isort has it."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+# The floors --------------------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_floor_and_every_floor_only_modules_that_are_there():
+    assert set(LEVEL) == set(SOURCES) - {""}
+    assert sum(len(floor) for floor in FLOORS) == len(LEVEL)
+
+
+@pytest.mark.parametrize("module", SOURCES, ids=lambda module: module or "ckptkit")
+def test_the_imports_of_a_module_point_down_and_keep_tensorflow_upstairs(module):
+    assert violations(module, SOURCES[module]) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        ("records", "from ckptkit.errors import CheckpointError", []),
+        ("store", "import json\nfrom ckptkit.records import Manifest", []),
+        ("manager", "from ckptkit import restoring\nimport tensorflow as tf", []),
+        ("completion", "from ckptkit.export import hdf5, saved_model", []),
+        ("snapshot", "from tensorflow.python.ops import resource_variable_ops", []),
+        ("loop", "from tensorflow.pythonic import x", []),
+        ("", "if TYPE_CHECKING:\n    from ckptkit.manager import CheckpointManager", []),
+        ("records", "from ckptkit.store import Store", ["records, line 1: ckptkit.store does not lie below"]),
+        ("records", "import ckptkit.store", ["records, line 1: ckptkit.store does not lie below"]),
+        ("records", "from ckptkit import manager", ["records, line 1: ckptkit.manager does not lie below"]),
+        ("policies", "from ckptkit import preservation", ["policies, line 1: ckptkit.preservation does not lie below"]),
+        ("callbacks", "\n\nimport ckptkit.loop", ["callbacks, line 3: ckptkit.loop does not lie below"]),
+        ("fit", "from ckptkit.export import hdf5", ["fit, line 1: ckptkit.export.hdf5 does not lie below"]),
+        ("fit", "def f():\n    from ckptkit.manager import x", ["fit, line 2: ckptkit.manager does not lie below"]),
+        ("cli", "from ckptkit import CheckpointManager", ["cli, line 1: ckptkit does not lie below"]),
+        ("cli", "from ckptkit.nowhere import x", ["cli, line 1: ckptkit.nowhere does not lie below"]),
+        (
+            "lock",
+            "if typing.TYPE_CHECKING:\n    from ckptkit.store import Store",
+            ["lock, line 2: ckptkit.store does not lie below"],
+        ),
+        ("", "from ckptkit.errors import CheckpointError", ["ckptkit, line 1: ckptkit.errors does not lie below"]),
+        (
+            "",
+            "if TYPE_CHECKING:\n    pass\nelse:\n    import keras",
+            ["ckptkit, line 4: keras is too heavy for this floor"],
+        ),
+        ("lock", "from . import store", ["lock, line 1: . is relative"]),
+        ("lock", "from .store import Store", ["lock, line 1: .store is relative"]),
+        ("store", "import tensorflow as tf", ["store, line 1: tensorflow is too heavy for this floor"]),
+        ("ledger", "from keras import ops", ["ledger, line 1: keras is too heavy for this floor"]),
+        (
+            "writer",
+            "try:\n    import tf_keras\nexcept ImportError:\n    pass",
+            ["writer, line 2: tf_keras is too heavy for this floor"],
+        ),
+        ("run_state", "def f():\n    import keras.ops", ["run_state, line 2: keras.ops is too heavy for this floor"]),
+        (
+            "saving",
+            "import tensorflow.python.eager.context",
+            ["saving, line 1: tensorflow.python.eager.context is private"],
+        ),
+        ("saving", "from tensorflow import python", ["saving, line 1: tensorflow.python is private"]),
+        ("restoring", "from tensorflow.python import ops", ["restoring, line 1: tensorflow.python is private"]),
+    ],
+    ids=lambda value: value.replace("\n", "; ") if isinstance(value, str) else "fine" if not value else "refused",
+)
+def test_the_check_finds_what_was_planted_and_nothing_else(module, source, found):
+    assert violations(module, source) == found
+
+
+def test_private_parts_of_tensorflow_are_touched_in_the_snapshot_alone():
+    users = {
+        module
+        for module, source in SOURCES.items()
+        if any((each.target + ".").startswith("tensorflow.python.") for each in imports(source))
+    }
+    assert users == PRIVATE
+
+
+# The public surface ------------------------------------------------------------------------------------------------
+
+
+def is_public(module):
+    return not any(part.startswith("_") for part in module.split("."))
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in SOURCES if is_public(module)], ids=lambda module: module or "ckptkit"
+)
+def test_a_public_module_declares_what_it_offers_sorted_and_nothing_it_does_not_have(module):
+    defined = {name for name in definitions(SOURCES[module]) if not name.startswith("_")}
+    names = declared(SOURCES[module])
+    if names is None:
+        assert not defined
+        return
+    assert names == sorted(set(names), key=sorting)
+    assert names != []
+    if module:
+        assert set(names) <= defined
+
+
+def test_every_name_of_the_package_can_be_had_and_is_what_its_home_has():
+    for name in ckptkit.__all__:
+        value, home = getattr(ckptkit, name), ckptkit._HOME[name]
+        module = importlib.import_module(f"ckptkit.{home}")
+        assert value is (module if home == name else getattr(module, name))
+        assert vars(ckptkit)[name] is value
+
+
+def test_the_package_lists_what_it_has_and_a_type_checker_sees_the_same():
+    seen = {
+        alias.name
+        for node in ast.walk(ast.parse(SOURCES[""]))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ckptkit"
+        for alias in node.names
+    }
+    assert seen == set(ckptkit.__all__) == set(ckptkit._HOME)
+    assert set(dir(ckptkit)) == {*ckptkit.__all__, "__version__"}
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'ckptkit' has no attribute 'CheckpointManger'$"):
+        ckptkit.CheckpointManger  # noqa: B018
+
+
+def test_what_needs_no_tensorflow_starts_without_it():
+    script = """
+import sys
+
+def heavy():
+    return sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras", "tf_keras"})
+
+import ckptkit
+loaded = [name for name in sys.modules if name.startswith("ckptkit.")]
+assert loaded == [], f"import ckptkit loads {loaded}"
+dir(ckptkit), ckptkit.__version__
+ckptkit.policies.EverySteps(5), ckptkit.preservation.Latest(3), ckptkit.CheckpointRecord("a", 1), ckptkit.ReadOnlyError
+import ckptkit.policies, ckptkit.preservation, ckptkit.cli, ckptkit.ledger, ckptkit.run_state
+assert heavy() == [], f"{heavy()} were imported"
+ckptkit.CheckpointManager
+assert "tensorflow" in heavy(), "this check finds nothing"
+"""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,358 @@
+"""The manifest and what is made of it: what goes in comes out, and whatever else is in the file is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ckptkit.records import (
+    CheckpointRecord,
+    Manifest,
+    ManifestError,
+    TensorInfo,
+    best_record,
+    is_better,
+    split_number,
+)
+
+counts = st.integers(0, 2**63)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+names = st.text(min_size=1).filter(lambda name: "/" not in name and "\0" not in name and name not in (".", ".."))
+metrics = st.dictionaries(st.text(), st.floats())
+tensors = st.builds(TensorInfo, st.text(), st.text(), st.lists(counts).map(tuple), counts)
+
+
+@st.composite
+def manifests(draw):
+    name = draw(names)
+    shards = draw(st.lists(counts, max_size=3))
+    files = {f"{name}.data-{i:05d}-of-{len(shards):05d}": size for i, size in enumerate(shards)}
+    return Manifest(
+        name=name,
+        step=draw(counts),
+        sequence=draw(counts),
+        created_at=draw(floats),
+        files={**files, f"{name}.index": draw(counts)},
+        index_crc32c=draw(st.integers(0, 2**32 - 1)),
+        run_id=draw(st.text()),
+        epoch=draw(st.none() | counts),
+        batch=draw(st.none() | counts),
+        metrics=draw(metrics),
+        best=draw(metrics),
+        versions=draw(st.dictionaries(st.text(), st.text())),
+        seconds=draw(st.dictionaries(st.text(), floats)),
+        tensors=tuple(draw(st.lists(tensors, max_size=3))),
+    )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(10**400, 10**401) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def valid(**changes):
+    """A manifest's JSON object with some fields replaced; ``...`` takes one out."""
+    manifest = Manifest(
+        name="ckpt-7",
+        step=7,
+        sequence=3,
+        created_at=1.5,
+        files={"ckpt-7.data-00000-of-00001": 40, "ckpt-7.index": 2},
+        index_crc32c=9,
+        run_id="r",
+        epoch=1,
+        batch=2,
+        metrics={"loss": 0.5},
+        best={"loss": 0.25},
+        versions={"tensorflow": "2.21.0"},
+        seconds={"written": 0.1},
+        tensors=(TensorInfo("kernel", "float32", (2, 5), 40),),
+    )
+    raw = {**json.loads(manifest.to_json()), **changes}
+    return {key: value for key, value in raw.items() if value is not ...}
+
+
+def told_apart(manifest):
+    """A manifest as something that equals itself even where it holds NaN, and tells 0.0 from -0.0."""
+    facts = dataclasses.asdict(manifest)
+    for key in ("metrics", "best", "seconds"):
+        facts[key] = {name: repr(value) for name, value in facts[key].items()}
+    return facts
+
+
+def record(step, **metrics):
+    return CheckpointRecord(prefix=f"run/ckpt-{step}", step=step, metrics=metrics)
+
+
+# The manifest ------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(manifests())
+def test_a_manifest_comes_back_from_json_as_it_was(manifest):
+    text = manifest.to_json()
+    assert told_apart(Manifest.from_json(text)) == told_apart(manifest)
+    assert told_apart(Manifest.from_json(text.encode())) == told_apart(manifest)
+
+
+@settings(deadline=None)
+@given(manifests())
+def test_a_manifest_is_strict_json_that_any_reader_takes(manifest):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    raw = json.loads(manifest.to_json(), parse_constant=refuse)
+    assert raw["format"] == 1
+    assert list(raw)[-1] == "tensors"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 5e-324], ids=repr)
+def test_a_metric_that_json_has_no_number_for_comes_back_as_it_was(value):
+    manifest = dataclasses.replace(Manifest.from_json(json.dumps(valid())), metrics={"m": value}, best={"m": value})
+    again = Manifest.from_json(manifest.to_json())
+    assert repr(again.metrics["m"]) == repr(again.best["m"]) == repr(value)
+
+
+def test_a_manifest_holds_its_tensors_a_line_each():
+    rows = tuple(TensorInfo(f"k{i}", "float32", (i,), 4 * i) for i in range(3))
+    text = dataclasses.replace(Manifest.from_json(json.dumps(valid())), tensors=rows).to_json()
+    assert text.splitlines()[-5:-2] == [
+        '    ["k0", "float32", [0], 0],',
+        '    ["k1", "float32", [1], 4],',
+        '    ["k2", "float32", [2], 8]',
+    ]
+
+
+@st.composite
+def nearly_manifests(draw):
+    """Bytes of a good manifest, cut short, altered in one place or with anything in one field."""
+    text = json.dumps(valid()).encode()
+    at = draw(st.integers(0, len(text) - 1))
+    altered = text[:at] + draw(st.binary(max_size=3)) + text[at + draw(st.integers(0, 3)) :]
+    field = draw(st.sampled_from([*valid(), "another"]))
+    other = json.dumps(valid(**{field: draw(json_values)})).encode()
+    return draw(st.sampled_from([text[:at], altered, other]))
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()) | nearly_manifests())
+@example(b"[" * 100_000)
+@example(b'{"format":' * 100_000)
+@example(b"\xff\xfe{")
+@example(b"9" * 5_000)
+def test_whatever_bytes_a_manifest_holds_it_is_read_or_refused_with_manifest_error(content):
+    with suppress(ManifestError):
+        manifest = Manifest.from_json(content)
+        assert f"{manifest.name}.index" in manifest.files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON: Expecting value"),
+        ('{"format": 1', "not JSON: "),
+        (b"\xff", "not JSON: .*can't decode"),
+        ("[" * 100_000, "not JSON: .*recursion"),
+        ("9" * 5_000, "not JSON: "),
+        ("[1]", "expected a JSON object, got list"),
+        ("null", "expected a JSON object, got NoneType"),
+        ("{}", "format None, this ckptkit reads format 1"),
+        ('{"format": 2}', "format 2, this ckptkit reads format 1"),
+    ],
+    ids=["empty", "cut short", "not utf-8", "too deep", "too long a number", "list", "null", "no format", "newer"],
+)
+def test_a_file_that_is_no_manifest_is_refused_and_told_why(text, message):
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_json(text)
+
+
+@pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", "epoch", "batch")])
+def test_a_missing_field_is_named(field):
+    with pytest.raises(ManifestError, match=f"^no field '{field}'$"):
+        Manifest.from_json(json.dumps(valid(**{field: ...})))
+
+
+@pytest.mark.parametrize("field", ["epoch", "batch"])
+def test_a_manifest_without_epoch_or_batch_has_none(field):
+    assert getattr(Manifest.from_json(json.dumps(valid(**{field: ...}))), field) is None
+    assert getattr(Manifest.from_json(json.dumps(valid(**{field: None}))), field) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 7}, "^field 'name' is a int$"),
+        ({"step": "7"}, "^field 'step' is a str$"),
+        ({"step": 7.0}, "^field 'step' is a float$"),
+        ({"step": True}, "^field 'step' is a bool$"),
+        ({"step": -1}, "^field 'step' is negative: -1$"),
+        ({"sequence": -1}, "^field 'sequence' is negative: -1$"),
+        ({"index_crc32c": -1}, "^field 'index_crc32c' is negative: -1$"),
+        ({"epoch": -1}, "^field 'epoch' is negative: -1$"),
+        ({"batch": "2"}, "^field 'batch' is a str$"),
+        ({"created_at": False}, "^field 'created_at' is a bool$"),
+        ({"created_at": 10**400}, "too large"),
+        ({"metrics": [1]}, "^field 'metrics' is a list$"),
+        ({"metrics": {"loss": "low"}}, "could not convert string to float: 'low'"),
+        ({"metrics": {"loss": None}}, "NoneType"),
+        ({"best": {"loss": [1]}}, "unhashable"),
+        ({"seconds": {"written": 10**400}}, "too large"),
+        ({"versions": "2.21"}, "^field 'versions' is a str$"),
+        ({"run_id": None}, "^field 'run_id' is a NoneType$"),
+        ({"tensors": {}}, "^field 'tensors' is a dict$"),
+        ({"tensors": [["kernel", "float32"]]}, "not enough values to unpack"),
+        ({"tensors": [["kernel", "float32", ["x"], 4]]}, "invalid literal for int"),
+        ({"tensors": [["kernel", "float32", [math.inf], 4]]}, "cannot convert float infinity"),
+        ({"tensors": [7]}, "^a row of tensors is a int$"),
+        ({"files": {}}, "^no ckpt-7.index among its files$"),
+        ({"files": {"ckpt-7.index": -2}}, "^size of 'ckpt-7.index' is -2$"),
+        ({"files": {"ckpt-7.index": 2.0}}, "^size of 'ckpt-7.index' is 2.0$"),
+        ({"files": {"ckpt-7.index": True}}, "^size of 'ckpt-7.index' is True$"),
+    ],
+    ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
+)
+def test_a_field_that_says_something_impossible_is_named(changes, message):
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_json(json.dumps(valid(**changes)))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "../ckpt-7", "a/b", "ckpt-7/", "ckpt\0-7"], ids=repr)
+def test_a_name_that_leaves_the_directory_is_refused(name):
+    raw = valid(name=name, files={f"{name}.index": 2})
+    with pytest.raises(ManifestError, match=re.escape(f"{name!r} is not a plain file name")):
+        Manifest.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../ckpt-7.index",
+        "/etc/passwd",
+        "ckpt-7/../../x.index",
+        "ckpt-8.index",
+        "checkpoint",
+        "ckpt-7.manifest.json",
+        "ckpt-70.index",
+        "ckpt-7.data-00000-of-00001/../../x",
+        "ckpt-7.data-00000-of-00001\n",
+        "ckpt-7.data-0-of-1",
+        "ckpt-70.data-00000-of-00001",
+        "ckpt-7/../../x.data-00000-of-00001",
+        "ckpt-7",
+        "",
+    ],
+    ids=repr,
+)
+def test_a_file_that_is_not_the_checkpoints_own_is_refused(file):
+    raw = valid(files={"ckpt-7.index": 2, file: 1})
+    with pytest.raises(ManifestError, match=re.escape(f"file {file!r} does not belong to checkpoint 'ckpt-7'")):
+        Manifest.from_json(json.dumps(raw))
+
+
+@settings(deadline=None)
+@given(st.text() | st.sampled_from(["..", "/", "a/..", "\0"]), st.text())
+def test_no_name_that_is_read_reaches_out_of_its_directory(name, file):
+    raw = valid(name=name, files={f"{name}.index": 2, f"{name}{file}": 1})
+    try:
+        manifest = Manifest.from_json(json.dumps(raw))
+    except ManifestError:
+        return
+    for each in (manifest.name, *manifest.files):
+        assert os.path.dirname(os.path.normpath(os.path.join("/run", each))) == "/run"
+
+
+# Records -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_says_what_its_manifest_says():
+    manifest = Manifest.from_json(json.dumps(valid()))
+    assert CheckpointRecord.of(manifest, "runs/digits") == CheckpointRecord(
+        prefix="runs/digits/ckpt-7",
+        step=7,
+        epoch=1,
+        batch=2,
+        metrics={"loss": 0.5},
+        created_at=1.5,
+        size_bytes=42,
+        sequence=3,
+        foreign=False,
+        run_id="r",
+    )
+
+
+def test_a_record_at_another_prefix_differs_in_nothing_else():
+    before = CheckpointRecord.of(Manifest.from_json(json.dumps(valid())), "runs/digits")
+    after = before.at("elsewhere/ckpt-9")
+    assert (after.prefix, after.name) == ("elsewhere/ckpt-9", "ckpt-9")
+    assert after.at(before.prefix) == before
+
+
+def test_a_record_and_a_manifest_cannot_be_changed():
+    manifest = Manifest.from_json(json.dumps(valid()))
+    for value in (manifest, manifest.tensors[0], CheckpointRecord.of(manifest, "runs")):
+        with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field"):
+            setattr(value, dataclasses.fields(value)[0].name, "other")
+
+
+# Ranking -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "than", "mode", "better"),
+    [
+        (1.0, 2.0, "min", True),
+        (2.0, 1.0, "min", False),
+        (2.0, 1.0, "max", True),
+        (1.0, 1.0, "min", False),
+        (1.0, 1.0, "max", False),
+        (math.inf, None, "min", True),
+        (-math.inf, None, "max", True),
+        (9.0, math.nan, "min", True),
+        (math.nan, None, "min", False),
+        (math.nan, math.nan, "max", False),
+        (math.nan, 1.0, "max", False),
+    ],
+)
+def test_nan_is_never_better_and_everything_else_is_better_than_nothing(value, than, mode, better):
+    assert is_better(value, than, mode) is better
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.floats()), st.sampled_from(["min", "max"]))
+def test_the_best_record_is_the_earliest_of_those_that_no_other_beats(values, mode):
+    records = [record(i, **({} if value is None else {"loss": value})) for i, value in enumerate(values)]
+    numbers = [value for value in values if value is not None and not math.isnan(value)]
+    best = best_record(records, "loss", mode)
+    if not numbers:
+        assert best is None
+    else:
+        wanted = min(numbers) if mode == "min" else max(numbers)
+        assert best is next(r for r in records if r.metrics.get("loss") == wanted)
+
+
+def test_a_record_without_the_metric_does_not_compete():
+    assert best_record([record(1, accuracy=1.0), record(2)], "loss", "min") is None
+
+
+# Names -------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1), st.integers(0))
+def test_a_number_at_the_end_of_a_name_is_split_off(stem, number):
+    assert split_number(f"{stem}-{number}") == (stem, number)
+
+
+@pytest.mark.parametrize("name", ["", "ckpt", "ckpt-", "-7", "ckpt-7.index", "ckpt-7\n", "ckpt--", "ckpt7"], ids=repr)
+def test_a_name_without_a_number_is_not_split(name):
+    assert split_number(name) is None

@@ -1,0 +1,233 @@
+"""The background thread: at most one save in flight and one waiting, in order, no error lost or told twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+
+from ckptkit.writer import BackgroundWriter
+
+LONG = 20  # seconds; nothing here takes that long unless it hangs
+
+
+class Gate:
+    """A job that says when it began and goes on when it is let."""
+
+    def __init__(self, log=None, name=None):
+        self.began, self.go, self._log, self._name = threading.Event(), threading.Event(), log, name
+
+    def __call__(self):
+        self.began.set()
+        assert self.go.wait(LONG)
+        if self._log is not None:
+            self._log.append(self._name)
+
+
+@pytest.fixture
+def writer():
+    writer = BackgroundWriter()
+    yield writer
+    assert writer.wait(LONG)
+
+
+@pytest.fixture
+def busy(writer):
+    """A writer with one job in flight and one waiting, the two jobs' gates, and the log they write to."""
+    log = []
+    flying, waiting = Gate(log, "first"), Gate(log, "second")
+    writer.submit(flying)
+    assert flying.began.wait(LONG)
+    writer.submit(waiting)
+    yield writer, flying, waiting, log
+    flying.go.set()
+    waiting.go.set()
+
+
+def raising(error):
+    def job():
+        raise error
+
+    return job
+
+
+def test_a_job_runs_in_a_thread_of_its_own(writer):
+    ran = []
+    writer.submit(lambda: ran.append(threading.current_thread()))
+    assert writer.wait(LONG)
+    assert ran[0].name == "ckptkit-writer"
+    assert ran[0] is not threading.current_thread()
+    assert not ran[0].daemon
+
+
+def test_submit_returns_while_a_job_is_in_flight_and_one_is_waiting(busy):
+    _, flying, waiting, log = busy
+    assert log == []
+    assert flying.began.is_set()
+    assert not waiting.began.is_set()
+
+
+def test_jobs_run_one_after_the_other_in_the_order_they_came(busy):
+    writer, flying, waiting, log = busy
+    waiting.go.set()
+    assert not waiting.began.is_set()
+    flying.go.set()
+    assert writer.wait(LONG)
+    assert log == ["first", "second"]
+
+
+def test_a_writer_is_busy_exactly_while_no_further_job_would_be_taken(writer):
+    flying, waiting = Gate(), Gate()
+    assert not writer.busy
+    writer.submit(flying)
+    assert flying.began.wait(LONG)
+    assert not writer.busy
+    writer.submit(waiting)
+    assert writer.busy
+    flying.go.set()
+    assert waiting.began.wait(LONG)
+    assert not writer.busy
+    waiting.go.set()
+
+
+def test_a_third_job_waits_for_the_first_to_end(busy, monkeypatch):
+    writer, flying, waiting, log = busy
+    held_up = threading.Event()
+    wait = threading.Condition.wait
+
+    def tell(condition, timeout=None):
+        if threading.current_thread() is third:
+            held_up.set()
+        return wait(condition, timeout)
+
+    def submit():
+        writer.submit(lambda: log.append("third"))
+        log.append("taken")
+
+    third = threading.Thread(target=submit)
+    monkeypatch.setattr(threading.Condition, "wait", tell)
+    third.start()
+    assert held_up.wait(LONG)
+    assert log == []
+    flying.go.set()
+    third.join(LONG)
+    assert log == ["first", "taken"]
+    waiting.go.set()
+    assert writer.wait(LONG)
+    assert log == ["first", "taken", "second", "third"]
+
+
+def test_waiting_with_nothing_to_do_returns_at_once(writer):
+    assert writer.wait() is True
+    assert writer.wait(0) is True
+
+
+def test_waiting_ends_when_its_time_is_over(busy):
+    writer, *_ = busy
+    assert writer.wait(0) is False
+
+
+def test_an_error_is_kept_and_raised_once(writer):
+    error = OSError("No space left on device")
+    writer.submit(raising(error))
+    assert writer.wait(LONG)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        writer.raise_error()
+    assert caught.value is error
+    writer.raise_error()
+
+
+def test_of_several_errors_the_first_is_told_and_the_next_one_again_after_that(writer):
+    for message in ("first", "second"):
+        writer.submit(raising(ValueError(message)))
+        assert writer.wait(LONG)
+    with pytest.raises(ValueError, match=r"^first$"):
+        writer.raise_error()
+    writer.raise_error()
+    writer.submit(raising(ValueError("third")))
+    assert writer.wait(LONG)
+    with pytest.raises(ValueError, match=r"^third$"):
+        writer.raise_error()
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit("no"), KeyboardInterrupt("no")], ids=repr)
+def test_a_job_that_fails_does_not_stop_the_next_one(writer, error):
+    ran, gate = [], Gate()
+    writer.submit(gate)
+    writer.submit(raising(error))
+    gate.go.set()
+    writer.submit(lambda: ran.append(True))
+    assert writer.wait(LONG)
+    assert ran == [True]
+    with pytest.raises(type(error), match="no"):
+        writer.raise_error()
+
+
+def test_no_error_is_raised_before_it_happened_nor_by_waiting(busy):
+    writer, flying, waiting, _ = busy
+    writer.raise_error()
+    flying.go.set()
+    waiting.go.set()
+    assert writer.wait(LONG) is True
+
+
+def test_the_thread_ends_with_the_work_and_starts_again_with_new_work(writer):
+    threads = []
+    for _ in range(2):
+        writer.submit(lambda: threads.append(threading.current_thread()))
+        assert writer.wait(LONG)
+    for thread in threads:
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+def test_what_a_job_held_is_let_go_before_another_one_is_taken_in_its_place(writer):
+    held, waiting, busy = Gate(), Gate(), []
+    weakref.finalize(held, lambda: busy.append(writer.busy))
+    began, go = held.began, held.go
+    writer.submit(held)
+    del held
+    assert began.wait(LONG)
+    writer.submit(waiting)
+    go.set()
+    assert waiting.began.wait(LONG)
+    waiting.go.set()
+    assert busy == [True]
+
+
+def test_an_interpreter_that_ends_finishes_the_saves_under_way_first():
+    script = """
+import sys, threading
+from ckptkit.writer import BackgroundWriter
+
+def job():
+    threading.main_thread().join()
+    print("written", flush=True)
+
+writer = BackgroundWriter()
+writer.submit(job)
+writer.submit(job)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "written\nwritten\n"
+
+
+def test_a_thread_that_cannot_be_started_is_told_and_hangs_nobody(writer, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    ran = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            writer.submit(lambda: ran.append("refused"))
+    assert not writer.busy
+    if not writer.wait(0):
+        writer._running = False  # so that the fixture does not hang as well
+        pytest.fail("wait() would have hung for ever")
+    writer.submit(lambda: ran.append("taken"))
+    assert writer.wait(LONG)
+    assert ran == ["taken"]
