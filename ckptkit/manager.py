@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import tensorflow as tf
 
@@ -112,7 +112,8 @@ class CheckpointManager:
         self._async_save = async_save
         self._on_save_error = on_save_error
         self._read_only = read_only
-        self._graph = CheckpointGraph(checkpoint)
+        self._graph = graph = CheckpointGraph(checkpoint)
+        graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done))
         self._store = Store(self._directory, durable=durable)
         self._writer = BackgroundWriter()
         max_to_keep = None if max_to_keep is None else int(max_to_keep)
@@ -222,7 +223,7 @@ class CheckpointManager:
         self._become_writer()
         counter = self._checkpoint.save_counter
         counter.assign_add(1)
-        number = int(counter if checkpoint_number is None else checkpoint_number)
+        number = int(tf.convert_to_tensor(counter if checkpoint_number is None else checkpoint_number))
         began = time.perf_counter()
         held = self._graph.take(state)
         facts = {
@@ -474,7 +475,7 @@ class CheckpointManager:
         return record
 
     def _current_step(self) -> int | None:
-        return None if self._checkpoint_interval is None else int(cast("Any", self._step_counter))
+        return None if self._checkpoint_interval is None else int(tf.convert_to_tensor(self._step_counter))
 
     def _is_too_early(self, step: int, check_interval: bool) -> bool:
         last, interval = self._last_checkpoint_step, self._checkpoint_interval

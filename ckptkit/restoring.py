@@ -24,13 +24,14 @@ from ckptkit.snapshot import (
     copy_graph,
     is_variable,
     open_reader,
+    plain_keys,
     plain_variable,
     read_graph,
     read_tensors,
 )
 from ckptkit.untracked import METRICS, is_lazy, is_unbuilt, when_built
 
-__all__ = ["Pending", "restore"]
+__all__ = ["Pending", "complete", "restore"]
 
 _log = logging.getLogger("ckptkit")
 
@@ -126,12 +127,33 @@ def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True, foreign
             raise CheckpointMismatchError(report(prefix, match.differences, match.variables))
         names = ", ".join(difference.name for difference in match.differences)
         _log.warning("restored %s in part; skipped, as strict=False says: %s", prefix, names)
-    values = read_tensors(prefix, match.keys(), match.types)
+    values = read_tensors(prefix, sorted(match.keys()), match.types)
     for variable, key in match.direct:
         assign(variable, values[key])
     pending = Pending(prefix, graph, saved)
     pending._wait(match, values)
     return pending
+
+
+def complete(graph: CheckpointGraph, prefix: str, done: set[str]) -> None:
+    """Restore what TensorFlow's own ``checkpoint.restore`` has left, as far as it fits.
+
+    Args:
+        graph: The live objects.
+        prefix: Path stem of the checkpoint.
+        done: Keys of the values that TensorFlow has restored.
+    """
+    saved: ObjectGraph = read_graph(prefix)
+    match = _Match(graph.live(), saved, prefix, foreign=False)
+    plain = plain_keys(saved)
+    values = read_tensors(prefix, sorted(match.keys().difference(done)), match.types)
+    for variable, key in match.direct:
+        if key not in done:
+            assign(variable, values[key])
+    # What TensorFlow knows of and has not restored it waits for itself.
+    match.until_built = {node: name for node, name in match.until_built.items() if match.key(node) not in plain}
+    match.leave_out(plain)
+    Pending(prefix, graph, saved)._wait(match, values)
 
 
 class _Match:
@@ -156,10 +178,16 @@ class _Match:
         self._compare()
         self._sort_leftovers()
 
-    def keys(self) -> list[str]:
+    def keys(self) -> set[str]:
         """Return every key of the saved graph: what TensorFlow assigns later is read and checked now, too."""
         graph_keys = {a.checkpoint_key for node in self._saved.nodes for a in node.attributes}
-        return sorted(graph_keys & self.types.keys())
+        return graph_keys & self.types.keys()
+
+    def leave_out(self, keys: set[str]) -> None:
+        """Take some values for done."""
+        for number, node in enumerate(self._saved.nodes):
+            if any(attribute.checkpoint_key in keys for attribute in node.attributes):
+                self._done.add(number)
 
     def key(self, node: int) -> str:
         """Return the key of a saved variable."""
@@ -170,7 +198,6 @@ class _Match:
         rest = copy_graph(self._saved)
         for number in self._done:
             del rest.nodes[number].attributes[:]
-            rest.nodes[number].has_checkpoint_values.value = bool(rest.nodes[number].children)
         return rest if any(node.attributes for node in rest.nodes) else None
 
     def _compare(self) -> None:
@@ -208,13 +235,14 @@ class _Match:
                 self.until_called[number] = name
                 continue
             self._done.add(number)
-            if _is_optional(name):
+            if _is_optional(keys[0]):
                 continue
             if number in built_later:
                 self.until_built[number] = name
             else:
                 said = _said(tf.TensorShape(self._shapes[keys[0]]), self.types[keys[0]])
                 self.differences.append(Difference(name, said, None))
+                self.variables += 1
 
     def _below(self, condition: Callable[[Any], bool]) -> set[int]:
         queue = [saved for live, saved in self._pairs.items() if condition(self._live[live].trackable)]
@@ -250,9 +278,10 @@ def _pair(live: Sequence[Any], saved: ObjectGraph) -> dict[int, int]:
     return pairs
 
 
-def _is_optional(name: str) -> bool:
+def _is_optional(key: str) -> bool:
     # The counter is TensorFlow's own bookkeeping; metrics come and go with compile() and are reset every epoch.
-    return name == "save_counter" or METRICS in name.replace("/", ":")
+    name = key.split("/.ATTRIBUTES/")[0]
+    return name == "save_counter" or (name.startswith(f"{ADDITION}/") and METRICS in name)
 
 
 def _name(key: str) -> str:

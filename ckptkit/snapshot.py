@@ -15,7 +15,7 @@ described by a second object graph. TensorFlow's own graph stays as TensorFlow w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -43,6 +43,7 @@ __all__ = [
     "copy_graph",
     "is_variable",
     "open_reader",
+    "plain_keys",
     "pick_up_iterator",
     "plain_variable",
     "put_down_iterator",
@@ -84,10 +85,7 @@ class Held:
 
 
 class CheckpointGraph:
-    """The objects that a ``tf.train.Checkpoint`` reaches, and those that it should.
-
-    Making one changes how ``checkpoint.restore`` works from then on: it restores what TensorFlow does not track, too.
-    """
+    """The objects that a ``tf.train.Checkpoint`` reaches, and those that it should."""
 
     def __init__(self, checkpoint: tf.train.Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -98,6 +96,10 @@ class CheckpointGraph:
     def view(self) -> graph_view.ObjectGraphView:
         """TensorFlow's view of the objects, with what it misses attached under a child of its own."""
         return self._checkpoint._saver.whole_view()
+
+    def after_restore(self, complete: Callable[[str, set[str]], None]) -> None:
+        """Call ``complete`` after ``checkpoint.restore``, with the prefix and the keys that TensorFlow has restored."""
+        self._checkpoint._saver.complete = complete
 
     def take(self, extras: Mapping[str, Any] | None = None) -> Held:
         """Hold every value as it is now, and ``extras`` (bytes, arrays or tensors by name) with them."""
@@ -146,6 +148,11 @@ def read_graph(prefix: str) -> ObjectGraph:
             except (tf.errors.OpError, ValueError, RuntimeError, IndexError, DecodeError) as error:
                 raise CheckpointDamagedError(f"checkpoint {prefix} is damaged: {error}") from error
     return None
+
+
+def plain_keys(graph: ObjectGraph) -> set[str]:
+    """Return the keys of the values that TensorFlow finds by itself."""
+    return {key for node in _without_addition(graph).nodes for key in _keys(node)}
 
 
 def copy_graph(graph: ObjectGraph) -> ObjectGraph:
@@ -232,11 +239,12 @@ class _Addition(base.Trackable):
 
 
 class _WholeSaver(tf_checkpoint.TrackableSaver):
-    """Behind ``checkpoint.restore`` and ``.read``: also restores what was saved under ckptkit's own child."""
+    """Behind ``checkpoint.restore`` and ``.read``: has what TensorFlow left restored as well."""
 
     def __init__(self, view: graph_view.ObjectGraphView) -> None:
         super().__init__(view)
         self._addition = _Addition()
+        self.complete: Callable[[str, set[str]], None] | None = None
 
     def whole_view(self) -> graph_view.ObjectGraphView:
         view = self._graph_view
@@ -248,13 +256,10 @@ class _WholeSaver(tf_checkpoint.TrackableSaver):
 
     def restore(self, save_path: Any, options: Any = None) -> Any:
         status = super().restore(save_path, options)
-        if save_path is not None and open_reader(save_path).has_tensor(WHOLE_GRAPH_KEY):
-            graph: ObjectGraph = read_graph(save_path)
-            plain = {key for node in _without_addition(graph).nodes for key in _keys(node)}
-            for node in graph.nodes:
-                if plain.intersection(_keys(node)):
-                    del node.attributes[:]  # TensorFlow has restored it just now
-            _coordinate(self.whole_view(), save_path, graph)
+        if self.complete is not None and save_path is not None and open_reader(save_path).has_tensor(WHOLE_GRAPH_KEY):
+            done = status._checkpoint
+            nodes = done.object_graph_proto.nodes
+            self.complete(save_path, {key for number in list(done.object_by_proto_id) for key in _keys(nodes[number])})
         return status
 
 
@@ -279,7 +284,7 @@ def _read(serialized: Mapping[Any, Mapping[str, Any]]) -> Iterator[tuple[str, st
 def _hold(variable: tf.Variable | None, item: Any) -> tf.Tensor | None:
     if variable is not None:
         with tf.device(variable.device):  # on its own device: the copy to the host is the writer's work
-            return variable.read_value_no_copy()
+            return None if _is_empty(variable) else variable.read_value_no_copy()
     if isinstance(item, saveable_object.SaveSpec):
         with tf.device(item.device):
             return item.tensor  # None for an uninitialized variable
@@ -318,7 +323,35 @@ def _replace(field: Any, messages: list[Any]) -> None:
     field.extend(copies)
 
 
+def _is_empty(variable: tf.Variable) -> bool:
+    # Asking costs as much as reading; only this kind can be without a value in eager mode.
+    return isinstance(variable, resource_variable_ops.UninitializedVariable) and not variable.is_initialized()
+
+
+def _mark_values(graph: ObjectGraph) -> None:
+    """Say of each node whether a value lies below it, for TensorFlow to pass by what has none.
+
+    Otherwise an object that is made later is taken for restored by whoever asked last, and an earlier restore that does
+    have a value for it comes to nothing.
+    """
+    parents: dict[int, list[int]] = {}
+    for number, node in enumerate(graph.nodes):
+        for child in node.children:
+            parents.setdefault(child.node_id, []).append(number)
+        for slot in node.slot_variables:
+            parents.setdefault(slot.slot_variable_node_id, []).append(number)
+    queue = [number for number, node in enumerate(graph.nodes) if node.attributes or node.registered_saver.name]
+    above: set[int] = set()
+    for number in queue:
+        if number not in above:
+            above.add(number)
+            queue.extend(parents.get(number, ()))
+    for number, node in enumerate(graph.nodes):
+        node.has_checkpoint_values.value = number in above
+
+
 def _coordinate(view: graph_view.ObjectGraphView, prefix: str, graph: ObjectGraph) -> Any:
+    _mark_values(graph)
     reader = open_reader(prefix)
     with tf.device("cpu:0"):
         prefix_tensor = tf.constant(prefix)

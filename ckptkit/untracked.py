@@ -21,7 +21,7 @@ import tensorflow as tf
 
 __all__ = ["METRICS", "is_lazy", "is_unbuilt", "untracked", "when_built"]
 
-METRICS = ":metrics:"  # in the name of a metric's variable: these come and go with compile(), and may be missing
+METRICS = ":#metrics:"  # in the name of a metric's variable: these come and go with compile(), and may be missing
 _OWNERS = (keras.layers.Layer, keras.optimizers.Optimizer)
 _ITEMS = (*_OWNERS, keras.Variable, tf.Variable)
 _BOOKKEEPING = frozenset(
@@ -42,18 +42,24 @@ def untracked(children_of: Callable[[Any], Mapping[str, Any]], root: Any) -> dic
     walk = _Walk(children_of)
     walk.follow(root, "")
     found: dict[str, Any] = {}
-    done = 0
-    while done < len(walk.owners):  # what is found may own more that is not tracked
-        owner, path = walk.owners[done]
-        done += 1
-        for name, item in _members(owner):
-            if id(item) not in walk.seen:
-                found[_join(path, name)] = item
-                walk.follow(item, _join(path, name))
-    for owner, path in walk.owners:
+    paths: dict[int, str] = {}
+    for start, path_of_start in walk.owners:  # grows: what is found may own more that is not tracked
+        # Named by the way through Keras' attributes, which is the same before and after the build; TensorFlow's is not.
+        queue = [(start, path_of_start)] if id(start) not in paths else []
+        for owner, path in queue:
+            if id(owner) in paths:
+                continue
+            paths[id(owner)] = path
+            for name, item in _members(owner):
+                if id(item) not in walk.seen:
+                    found[f"{path}:{name}"] = item
+                    walk.follow(item, f"{path}:{name}")
+                if isinstance(item, _OWNERS):
+                    queue.append((item, f"{path}:{name}"))
+    for owner, _ in walk.owners:
         for name, variable in _leftovers(owner):
             if not walk.has(variable):
-                found[_join(path, name)] = variable
+                found[f"{paths[id(owner)]}:{name}"] = variable
                 walk.follow(variable, "")
     return found
 
@@ -64,7 +70,9 @@ def is_unbuilt(owner: Any) -> bool:
 
 
 def is_lazy(owner: Any) -> bool:
-    """Say whether an object is a module without variables, which may make them when it is called."""
+    """Say whether an object is a module or TF 1 optimizer without variables, which it may make when it is called."""
+    if isinstance(owner, tf.compat.v1.train.Optimizer):
+        return not owner.variables()
     return isinstance(owner, tf.Module) and not isinstance(owner, (tf.Variable, *_OWNERS)) and not owner.variables
 
 
@@ -121,18 +129,28 @@ def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _items(_join(name, str(key)), item)
+            yield from _items(f"{name}:{_plain(key)}", item)
     elif isinstance(value, (list, tuple)):
-        for position, item in enumerate(value):
-            yield from _items(_join(name, str(position)), item)
+        # Building a Sequential puts an InputLayer in front, which must not move the others' places.
+        counted = [item for item in value if not isinstance(item, keras.layers.InputLayer)]
+        for position, item in enumerate(counted):
+            yield from _items(f"{name}:{position}", item)
 
 
 def _leftovers(owner: Any) -> Iterator[tuple[str, Any]]:
     """Variables that Keras counts as the owner's and that no attribute led to, and its metrics' last."""
     for position, variable in enumerate(owner.variables):
-        yield f"variables:{position}", variable
+        yield f"#variables:{position}", variable
     for position, variable in enumerate(getattr(owner, "metrics_variables", ())):
-        yield f"metrics:{position}", variable
+        yield f"{METRICS.strip(':')}:{position}", variable
+
+
+def _plain(key: Any) -> str:
+    """Return a dict's key as a part of a name: no two keys alike, and none that looks like a part of our own."""
+    text = key if isinstance(key, str) else f"={key!r}"
+    for special, plain in (("~", "~0"), (":", "~1"), ("#", "~2")):
+        text = text.replace(special, plain)
+    return text.replace("=", "~3") if isinstance(key, str) else text
 
 
 def _join(path: str, name: str) -> str:

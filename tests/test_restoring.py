@@ -452,7 +452,8 @@ def test_slots_of_a_tf1_optimizer_come_back(steps: int, tmp_path: Path) -> None:
         train(variable, optimizer, steps_before)
         manager = CheckpointManager(tf.train.Checkpoint(v=variable, optimizer=optimizer), tmp_path, None)
         manager.restore_or_initialize()
-        manager.save()
+        if steps_before:
+            manager.save()
         train(variable, optimizer, 1)
         sides.append(digest([variable, optimizer.get_slot(variable, "m"), optimizer.get_slot(variable, "v")]))
     assert sides[0] == sides[1]
@@ -507,7 +508,7 @@ def test_the_report_shows_both_sides(mismatch: tuple[dict[str, Any], dict[str, A
     manager = CheckpointManager(variables(**mismatch[1]), tmp_path, None)
     with pytest.raises(ckptkit.CheckpointMismatchError, match=mismatch[2]) as caught:
         manager.restore()
-    assert str(caught.value).startswith(f"cannot restore {prefix}: ")
+    assert str(caught.value).startswith(f"cannot restore step 1 from {prefix}: ")
     assert str(caught.value).endswith("\nBuild the model as it was saved, or pass strict=False to skip these.")
 
 

@@ -1,0 +1,690 @@
+"""What a save holds is what was there at the moment of save(), whatever happens to the variables before it is written.
+
+The second half asks TensorFlow whether its private parts still are what ``snapshot.py`` takes them for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+from tensorflow.python.checkpoint import checkpoint as tf_checkpoint
+from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util
+from tensorflow.python.checkpoint import restore as tf_restore
+from tensorflow.python.distribute import sharded_variable
+from tensorflow.python.ops import resource_variable_ops
+from tensorflow.python.saved_model import registration
+from tensorflow.python.trackable import base
+from tensorflow.python.training.saving import saveable_object
+
+from ckptkit import CheckpointError, CheckpointManager
+from ckptkit.snapshot import CheckpointGraph, Held, is_variable, plain_variable
+
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The background thread writes nothing before the test sets this."""
+    gate = threading.Event()
+    write = Held.write
+
+    def wait_and_write(*args: Any, **kwargs: Any) -> Any:
+        gate.wait()
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(Held, "write", wait_and_write)
+    yield gate
+    gate.set()
+
+
+class Saved:
+    """Save in the background, change everything before a byte is written, then look into the file."""
+
+    def __init__(self, checkpoint: tf.train.Checkpoint, directory: Path, gate: threading.Event) -> None:
+        self.manager = CheckpointManager(checkpoint, directory, None, async_save=True, durable=False)
+        self.gate = gate
+
+    def after(self, change: Callable[[], Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what is in the file if ``change`` comes after save() and before the write."""
+        prefix = self.manager.save()
+        change()
+        self.gate.set()
+        self.manager.wait_until_finished()
+        self.gate.clear()
+        assert prefix is not None
+        reader = tf.train.load_checkpoint(prefix)
+        types = reader.get_variable_to_dtype_map()
+        return {key: reader.get_tensor(key) for key, dtype in types.items() if dtype != tf.variant}
+
+
+def same_bits(array: Any, other: Any) -> bool:
+    array, other = np.asarray(array), np.asarray(other)
+    if array.dtype == object:
+        return array.shape == other.shape and array.tolist() == other.tolist()
+    return (array.shape, array.dtype, array.tobytes()) == (other.shape, other.dtype, other.tobytes())
+
+
+# Updates -------------------------------------------------------------------------------------------------------------
+
+_ACCUMULATOR = tf.Variable(tf.ones([3, 2]))
+UPDATES: dict[str, Callable[[tf.Variable], Any]] = {
+    "assign": lambda v: v.assign(tf.reverse(v, [0])),
+    "assign_add": lambda v: v.assign_add(tf.ones_like(v)),
+    "assign_sub": lambda v: v.assign_sub(tf.ones_like(v)),
+    "scatter_update": lambda v: v.scatter_update(tf.IndexedSlices([[9.0, 9.0]], [1])),
+    "scatter_add": lambda v: v.scatter_add(tf.IndexedSlices([[9.0, 9.0]], [1])),
+    "scatter_sub": lambda v: v.scatter_sub(tf.IndexedSlices([[9.0, 9.0]], [1])),
+    "scatter_mul": lambda v: v.scatter_mul(tf.IndexedSlices([[9.0, 9.0]], [1])),
+    "scatter_max": lambda v: v.scatter_max(tf.IndexedSlices([[9.0, 9.0]], [0])),
+    "scatter_min": lambda v: v.scatter_min(tf.IndexedSlices(tf.fill([1, 2], tf.reduce_min(v) - 1.0), [0])),
+    "scatter_nd_update": lambda v: v.scatter_nd_update([[0, 0]], [9.0]),
+    "batch_scatter_update": lambda v: v.batch_scatter_update(tf.IndexedSlices([[9.0], [9.0], [9.0]], [[0], [0], [0]])),
+    "strided_slice_assign": lambda v: v[0].assign([9.0, 9.0]),
+    "training_op": lambda v: tf.raw_ops.ResourceApplyGradientDescent(
+        var=v.handle, alpha=1.0, delta=tf.ones_like(v), use_locking=True
+    ),
+    "sparse_training_op": lambda v: tf.raw_ops.ResourceSparseApplyAdagrad(
+        var=v.handle, accum=_ACCUMULATOR.handle, lr=1.0, grad=[[1.0, 1.0]], indices=[1], use_locking=True
+    ),
+}
+
+
+@pytest.fixture(params=UPDATES)
+def update(request: pytest.FixtureRequest) -> Callable[[tf.Variable], Any]:
+    return UPDATES[request.param]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "tf_function"])
+def test_an_update_right_after_save_is_not_in_the_file(
+    update: Callable[[tf.Variable], Any], compiled: bool, tmp_path: Path, gate: threading.Event
+) -> None:
+    variable = tf.Variable([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+
+    def step() -> None:
+        update(variable)
+
+    step = tf.function(step, autograph=False) if compiled else step
+    saved = Saved(tf.train.Checkpoint(v=variable), tmp_path, gate)
+    # The second round begins with a variable that sparse updates have already switched to copying when it is read.
+    for _ in range(2):
+        before = variable.numpy()
+        assert same_bits(saved.after(step)["v" + VALUE], before)
+        assert not same_bits(variable, before)
+        variable.scatter_add(tf.IndexedSlices([[0.5, 0.5]], [2]))
+        variable.scatter_nd_sub([[0], [1]], [[0.25, 0.25], [0.125, 0.125]])
+
+
+def test_an_update_while_the_file_is_read_back_changes_the_variable_alone(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    variable = tf.Variable(tf.range(100_000, dtype=tf.float32))
+    saved = Saved(tf.train.Checkpoint(v=variable), tmp_path, gate)
+    content = saved.after(lambda: [variable.assign_add(tf.ones_like(variable)) for _ in range(5)])
+    assert same_bits(content["v" + VALUE], np.arange(100_000, dtype=np.float32))
+    assert same_bits(variable, np.arange(100_000, dtype=np.float32) + 5)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def variables_by_key(checkpoint: tf.train.Checkpoint) -> dict[str, np.ndarray[Any, Any]]:
+    """Return a copy of every variable's value by its key in the file; the counter is moved by save() itself."""
+    live = [d for d in CheckpointGraph(checkpoint).live() if is_variable(d.trackable)]
+    return {d.object_name + VALUE: np.array(d.trackable.numpy()) for d in live if d.object_name != "save_counter"}
+
+
+def assert_holds(content: dict[str, np.ndarray[Any, Any]], before: dict[str, np.ndarray[Any, Any]]) -> None:
+    missing = sorted(set(before) - set(content))
+    assert missing == []
+    changed = [key for key, value in before.items() if not same_bits(content[key], value)]
+    assert changed == []
+
+
+def make_network() -> tuple[keras.Model, tf.train.Checkpoint]:
+    model = keras.Sequential(
+        [
+            keras.Input([3]),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5, seed=3),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.1), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    return model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+
+def make_step(model: keras.Model, **options: Any) -> Callable[[], Any]:
+    x, y = tf.ones([8, 3]) * tf.range(8.0)[:, None], tf.range(8.0)[:, None]
+
+    @tf.function(**options)
+    def step() -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+
+    return step
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_training_steps_right_after_save_are_not_in_the_file(
+    jit_compile: bool, tmp_path: Path, gate: threading.Event
+) -> None:
+    model, checkpoint = make_network()
+    step = make_step(model, jit_compile=jit_compile)
+    step()
+    saved = Saved(checkpoint, tmp_path, gate)
+    before = variables_by_key(checkpoint)
+    content = saved.after(lambda: [step() for _ in range(3)])
+    assert_holds(content, before)
+    after = variables_by_key(checkpoint)
+    same = [key for key in before if same_bits(before[key], after[key])]
+    assert [key for key in same if "learning_rate" not in key and "metrics" not in key] == []
+
+
+def test_fit_right_after_save_is_not_in_the_file(tmp_path: Path, gate: threading.Event) -> None:
+    model, checkpoint = make_network()
+    x, y = np.ones([8, 3], "float32"), np.ones([8, 1], "float32")
+    model.fit(x, y, epochs=1, verbose=0)
+    saved = Saved(checkpoint, tmp_path, gate)
+    before = variables_by_key(checkpoint)
+    assert_holds(saved.after(lambda: model.fit(x, y, epochs=2, verbose=0)), before)
+
+
+OPTIMIZERS = ["SGD", "Adam", "Adagrad", "RMSprop", "Ftrl"]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_sparse_embedding_updates_right_after_save_are_not_in_the_file(
+    name: str, jit_compile: bool, tmp_path: Path, gate: threading.Event
+) -> None:
+    table = keras.Variable(np.arange(20, dtype="float32").reshape(10, 2), name="table")
+    optimizer = getattr(keras.optimizers, name)(0.5)
+    optimizer.build([table])
+    checkpoint = tf.train.Checkpoint(table=table, optimizer=optimizer)
+
+    @tf.function(jit_compile=jit_compile)
+    def step() -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.gather(table.value, [1, 3, 3]) ** 2)
+        gradient = tape.gradient(loss, table.value)
+        assert isinstance(gradient, tf.IndexedSlices)
+        optimizer.apply_gradients([(gradient, table)])
+
+    saved = Saved(checkpoint, tmp_path, gate)
+    for _ in range(2):  # the second time the table has seen sparse updates
+        before = variables_by_key(checkpoint)
+        assert_holds(saved.after(step), before)
+        assert not same_bits(table, before["table" + VALUE])
+
+
+def test_updates_under_a_mirrored_strategy_right_after_save_are_not_in_the_file(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+    with strategy.scope():
+        variable = tf.Variable([1.0, 2.0])
+        counts = tf.Variable(
+            5.0, synchronization=tf.VariableSynchronization.ON_READ, aggregation=tf.VariableAggregation.SUM
+        )
+    checkpoint = tf.train.Checkpoint(v=variable, counts=counts)
+
+    @tf.function
+    def step() -> None:
+        strategy.run(lambda: (variable.assign_add([10.0, 10.0]), counts.assign_add(10.0)))
+
+    content = Saved(checkpoint, tmp_path, gate).after(step)
+    assert content["v" + VALUE].tolist() == [1.0, 2.0]
+    assert content["counts" + VALUE].tolist() == 5.0
+    assert variable.numpy().tolist() == [11.0, 12.0]
+
+
+def test_a_save_inside_the_scope_of_a_strategy_is_numbered_as_outside(tmp_path: Path) -> None:
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        manager = CheckpointManager(tf.train.Checkpoint(v=tf.Variable(1.0)), tmp_path, None)
+        assert [manager.save(), manager.save()] == [str(tmp_path / "ckpt-1"), str(tmp_path / "ckpt-2")]
+
+
+def test_a_keras_model_under_a_mirrored_strategy_is_held(tmp_path: Path, gate: threading.Event) -> None:
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+    with strategy.scope():
+        model, checkpoint = make_network()
+    x, y = np.ones([8, 3], "float32"), np.ones([8, 1], "float32")
+    model.fit(x, y, epochs=1, verbose=0)
+    before = [np.array(v) for v in model.get_weights()]
+    saved = Saved(checkpoint, tmp_path, gate)
+    saved.after(lambda: model.fit(x, y, epochs=2, verbose=0))
+    assert not all(same_bits(a, b) for a, b in zip(model.get_weights(), before))
+    saved.manager.restore(1)
+    assert all(same_bits(a, b) for a, b in zip(model.get_weights(), before))
+
+
+# Other things than dense variables -----------------------------------------------------------------------------------
+
+
+class Text(tf.train.experimental.PythonState):
+    """State in Python, serialized when it is asked for."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def serialize(self) -> str:
+        return self.text
+
+    def deserialize(self, value: Any) -> None:
+        self.text = value if isinstance(value, str) else value.decode()
+
+
+def test_python_state_changed_right_after_save_is_not_in_the_file(tmp_path: Path, gate: threading.Event) -> None:
+    text = Text("old")
+    content = Saved(tf.train.Checkpoint(text=text), tmp_path, gate).after(lambda: setattr(text, "text", "new"))
+    assert content["text/.ATTRIBUTES/py_state"] == b"old"
+
+
+def test_python_state_is_restored(tmp_path: Path) -> None:
+    text = Text("old")
+    manager = CheckpointManager(tf.train.Checkpoint(text=text), tmp_path, None)
+    manager.save()
+    text.text = "new"
+    manager.restore()
+    assert text.text == "old"
+
+
+def make_table() -> Any:
+    table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, default_value=-1)
+    table.insert(["a", "b"], [1, 2])
+    return table
+
+
+def test_a_lookup_table_changed_right_after_save_is_not_in_the_file(tmp_path: Path, gate: threading.Event) -> None:
+    table = make_table()
+    content = Saved(tf.train.Checkpoint(table=table), tmp_path, gate).after(lambda: table.insert(["a", "c"], [9, 9]))
+    keys, values = (content[f"table/.ATTRIBUTES/table-{part}"] for part in ("keys", "values"))
+    assert dict(zip(keys.tolist(), values.tolist())) == {b"a": 1, b"b": 2}
+
+
+def test_a_lookup_table_is_restored(tmp_path: Path) -> None:
+    table = make_table()
+    manager = CheckpointManager(tf.train.Checkpoint(table=table), tmp_path, None)
+    manager.save()
+    table.insert(["a", "c"], [9, 9])
+    manager.restore()
+    assert table.lookup(tf.constant(["a", "b", "c"])).numpy().tolist() == [1, 2, -1]
+
+
+VALUES: dict[str, Any] = {
+    "bfloat16": tf.constant([1.5, -0.0, float("nan")], tf.bfloat16),
+    "float16": tf.constant([1.5, -0.0, float("inf")], tf.float16),
+    "float32": tf.constant([1.5, -0.0, float("nan")], tf.float32),
+    "float64": tf.constant([[1.5], [2.5]], tf.float64),
+    "bool": tf.constant([True, False, True]),
+    "int8": tf.constant([-128, 127], tf.int8),
+    "uint8": tf.constant([0, 255], tf.uint8),
+    "int16": tf.constant([-32768], tf.int16),
+    "int32": tf.constant([[1, 2], [3, 4]], tf.int32),
+    "int64": tf.constant(2**62, tf.int64),
+    "uint64": tf.constant(2**63, tf.uint64),
+    "complex64": tf.constant([1 + 2j, -3j], tf.complex64),
+    "complex128": tf.constant(1 + 2j, tf.complex128),
+    "string": tf.constant([b"", b"\0\xff", b"text" * 100]),
+    "scalar_string": tf.constant("text"),
+    "empty": tf.zeros([0, 3]),
+    "float8": tf.cast([1.5, -2.0], tf.dtypes.experimental.float8_e4m3fn),
+}
+OTHERS: dict[str, Callable[[tf.Tensor], Any]] = {
+    "bool": tf.logical_not,
+    "string": lambda value: tf.strings.join([value, "x"]),
+    "scalar_string": lambda value: tf.strings.join([value, "x"]),
+    "float8": lambda value: tf.cast([0.5, 0.5], value.dtype),
+}
+
+
+@pytest.fixture(params=VALUES)
+def value(request: pytest.FixtureRequest) -> tuple[tf.Tensor, tf.Tensor]:
+    """A value and another one of the same shape and dtype."""
+    other = OTHERS.get(request.param, tf.zeros_like)
+    return VALUES[request.param], other(VALUES[request.param])
+
+
+def test_a_value_of_this_dtype_is_held(
+    value: tuple[tf.Tensor, tf.Tensor], tmp_path: Path, gate: threading.Event
+) -> None:
+    variable = tf.Variable(value[0])
+    content = Saved(tf.train.Checkpoint(v=variable), tmp_path, gate).after(lambda: variable.assign(value[1]))
+    assert same_bits(content["v" + VALUE], value[0].numpy())
+    assert same_bits(variable, value[1].numpy())
+
+
+def test_a_value_of_this_dtype_is_restored(value: tuple[tf.Tensor, tf.Tensor], tmp_path: Path) -> None:
+    variable = tf.Variable(value[0])
+    manager = CheckpointManager(tf.train.Checkpoint(v=variable), tmp_path, None)
+    manager.save()
+    variable.assign(value[1])
+    manager.restore()
+    assert same_bits(variable, value[0].numpy())
+
+
+def test_the_table_in_the_manifest_tells_dtype_shape_and_size(
+    value: tuple[tf.Tensor, tf.Tensor], tmp_path: Path
+) -> None:
+    manager = CheckpointManager(tf.train.Checkpoint(v=tf.Variable(value[0])), tmp_path, None)
+    manager.save()
+    manifest = manager._store.manifest(manager.records()[0])
+    (info,) = [tensor for tensor in manifest.tensors if tensor.key == "v" + VALUE]
+    size = 0 if value[0].dtype == tf.string else value[0].numpy().nbytes
+    assert (info.dtype, info.shape, info.size_bytes) == (value[0].dtype.name, tuple(value[0].shape), size)
+
+
+def test_a_variable_of_changing_shape_is_held_with_the_shape_it_had(tmp_path: Path, gate: threading.Event) -> None:
+    variable = tf.Variable([1.0, 2.0], shape=tf.TensorShape([None]))
+    content = Saved(tf.train.Checkpoint(v=variable), tmp_path, gate).after(lambda: variable.assign([1.0, 2.0, 3.0]))
+    assert content["v" + VALUE].tolist() == [1.0, 2.0]
+
+
+def test_the_position_of_an_iterator_is_held_and_restored(tmp_path: Path, gate: threading.Event) -> None:
+    iterator = iter(tf.data.Dataset.range(10))
+    next(iterator)
+    saved = Saved(tf.train.Checkpoint(iterator=iterator), tmp_path, gate)
+    saved.after(lambda: [next(iterator) for _ in range(5)])
+    saved.manager.restore()
+    assert int(next(iterator)) == 1
+
+
+def test_a_sharded_variable_is_held_and_restored_whole(tmp_path: Path, gate: threading.Event) -> None:
+    parts = [tf.Variable([[1.0], [2.0]]), tf.Variable([[3.0]])]
+    whole = sharded_variable.ShardedVariable(parts, name="s")
+    saved = Saved(tf.train.Checkpoint(s=whole), tmp_path, gate)
+    content = saved.after(lambda: [part.assign(part * 0.0) for part in parts])
+    assert content["s" + VALUE].tolist() == [[1.0], [2.0], [3.0]]
+    saved.manager.restore()
+    assert tf.convert_to_tensor(whole).numpy().tolist() == [[1.0], [2.0], [3.0]]
+
+
+def test_a_variable_without_a_value_is_left_out_as_tensorflow_leaves_it_out(tmp_path: Path) -> None:
+    checkpoints = {}
+    for make, name in ((tf.train.CheckpointManager, "theirs"), (CheckpointManager, "ours")):
+        empty = resource_variable_ops.UninitializedVariable(shape=[2], dtype=tf.float32)
+        checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0), empty=empty)
+        checkpoints[name] = make(checkpoint, str(tmp_path / name), None).save()
+    theirs, ours = ({key for key, _ in tf.train.list_variables(path)} for path in checkpoints.values())
+    assert "v" + VALUE in ours
+    assert ours == theirs
+
+
+def test_an_unbuilt_layer_is_saved_as_far_as_it_is_there(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+    manager = CheckpointManager(tf.train.Checkpoint(model=model, v=tf.Variable(1.0)), tmp_path, None)
+    prefix = manager.save()
+    assert {key for key, _ in tf.train.list_variables(prefix)} >= {"v" + VALUE}
+    model(tf.ones([1, 3]))
+    prefix = manager.save()
+    assert len([key for key, _ in tf.train.list_variables(prefix) if "kernel" in key]) == 2
+
+
+def test_extra_values_are_stored_beside_the_objects(tmp_path: Path) -> None:
+    manager = CheckpointManager(tf.train.Checkpoint(v=tf.Variable(1.0)), tmp_path, None)
+    manager.save(state={"bytes": b"\0\xff", "array": np.arange(3), "tensor": tf.constant([True])})
+    state = manager.state(manager.records()[0])
+    assert {name: value.numpy() if value.shape == () else value.numpy().tolist() for name, value in state.items()} == {
+        "bytes": b"\0\xff",
+        "array": [0, 1, 2],
+        "tensor": [True],
+    }
+
+
+def test_an_object_with_a_saver_of_its_own_is_refused(tmp_path: Path) -> None:
+    class OwnSaver(tf.Module):
+        pass
+
+    registration.register_checkpoint_saver(
+        name="own_saver",
+        predicate=lambda obj: isinstance(obj, OwnSaver),
+        save_fn=lambda trackables, file_prefix: [],
+        restore_fn=lambda trackables, merged_prefix: None,
+    )
+    manager = CheckpointManager(tf.train.Checkpoint(own=OwnSaver()), tmp_path, None)
+    with pytest.raises(CheckpointError, match=r"cannot save objects with a saver of their own \(.*own_saver\)"):
+        manager.save()
+    assert list(tmp_path.glob("ckpt*")) == []
+
+
+def test_tensorflows_own_object_graph_is_what_tensorflow_would_write(tmp_path: Path) -> None:
+    model, checkpoint = make_network()
+    theirs = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(str(tmp_path / "theirs" / "ckpt"))
+    ours = CheckpointManager(checkpoint, tmp_path / "ours", None).save()
+    texts = [
+        trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+            tf.train.load_variable(path, base.OBJECT_GRAPH_PROTO_KEY)
+        )
+        for path in (theirs, ours)
+    ]
+    assert texts[0] == texts[1]
+
+
+# What snapshot.py relies on ------------------------------------------------------------------------------------------
+
+LOST = "TensorFlow changed a private part that ckptkit/snapshot.py uses: "
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+class _Root:
+    checkpoint = tf.train.Checkpoint(v=tf.Variable([1.0, 2.0]))  # a view refers to it weakly
+
+
+@pytest.fixture
+def view() -> graph_view.ObjectGraphView:
+    return graph_view.ObjectGraphView(_Root.checkpoint)
+
+
+def test_contract_serialize_graph_view_returns_tensors_feeds_savers_and_graph(view: Any) -> None:
+    returned = save_util.serialize_graph_view(view)
+    assert len(returned) == 4, LOST + "serialize_graph_view does not return four things"
+    tensors, feeds, savers, graph = returned
+    found = {key: value for by_key in tensors.values() for key, value in by_key.items()}
+    assert feeds is None, LOST + "serialize_graph_view returns feeds in eager mode"
+    assert dict(savers) == {}, LOST + "serialize_graph_view returns registered savers where there are none"
+    assert list(found) == ["v" + VALUE], LOST + "serialize_graph_view does not map trackables to values by key"
+    assert isinstance(graph, trackable_object_graph_pb2.TrackableObjectGraph), LOST + "serialize_graph_view's graph"
+
+
+def test_contract_serialize_graph_view_gives_slices_as_a_dict() -> None:
+    whole = sharded_variable.ShardedVariable([tf.Variable([1.0]), tf.Variable([2.0])])
+    checkpoint = tf.train.Checkpoint(s=whole)
+    tensors, _, _, _ = save_util.serialize_graph_view(graph_view.ObjectGraphView(checkpoint))
+    (by_key,) = [by_key for by_key in tensors.values() if "s" + VALUE in by_key]
+    assert isinstance(by_key["s" + VALUE], dict), LOST + "a sharded variable is not serialized as slices by name"
+
+
+def test_contract_gather_trackable_data_describes_live_objects(view: Any) -> None:
+    data, ids = save_util._gather_trackable_data(view, None)
+    wanted = {"trackable", "object_name", "children_proto", "slot_variable_proto"}
+    assert wanted <= set(data[0]._fields), LOST + "fields of _TrackableData"
+    assert [(d.object_name, d.trackable is view.root) for d in data] == [("", True), ("v", False)], LOST + "names"
+    assert [(c.local_name, c.node_id) for c in data[0].children_proto] == [("v", 1)], LOST + "children_proto"
+    assert len(ids) == 2, LOST + "_gather_trackable_data does not return node ids"
+
+
+def test_contract_a_checkpoint_has_a_saver_with_a_graph_view() -> None:
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    assert type(checkpoint._saver) is tf_checkpoint.TrackableSaver, LOST + "Checkpoint._saver"
+    assert parameters(tf_checkpoint.TrackableSaver) == ["graph_view"], LOST + "TrackableSaver()"
+    assert isinstance(checkpoint._saver._graph_view, graph_view.ObjectGraphView), LOST + "TrackableSaver._graph_view"
+    assert parameters(checkpoint._saver.restore) == ["save_path", "options"], LOST + "TrackableSaver.restore"
+
+
+@pytest.mark.parametrize("method", ["restore", "read"])
+def test_contract_a_checkpoint_restores_through_its_saver(method: str, tmp_path: Path) -> None:
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    path = checkpoint.save(str(tmp_path / "c"))
+    calls = []
+
+    class Saver(tf_checkpoint.TrackableSaver):
+        def restore(self, save_path: Any, options: Any = None) -> Any:
+            calls.append(save_path)
+            return super().restore(save_path, options)
+
+    checkpoint._saver = Saver(checkpoint._saver._graph_view)
+    getattr(checkpoint, method)(path)
+    assert calls == [path], LOST + f"Checkpoint.{method} does not go through _saver.restore"
+
+
+def test_contract_a_graph_view_tells_root_children_and_attached_dependencies(view: Any) -> None:
+    extra = tf.Variable(5.0)
+    reference = base.TrackableReference("extra", extra)
+    wider = graph_view.ObjectGraphView(view.root, attached_dependencies=[reference])
+    assert wider.root is view.root, LOST + "ObjectGraphView.root"
+    assert view.attached_dependencies is None, LOST + "ObjectGraphView.attached_dependencies"
+    assert [(name, ref) for name, ref in wider.attached_dependencies] == [("extra", extra)], LOST + "attached"
+    assert set(wider.children(view.root)) == {"v", "extra"}, LOST + "children() leaves out what is attached"
+
+
+def test_contract_children_of_any_trackable_can_be_named_by_it() -> None:
+    class Own(base.Trackable):
+        def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
+            return {"a:b": tf.Variable(1.0)}
+
+    assert list(graph_view.ObjectGraphView(Own()).children(Own())) == ["a:b"], LOST + "Trackable._trackable_children"
+
+
+def test_contract_the_restore_coordinator_takes_these_arguments() -> None:
+    assert parameters(tf_checkpoint._CheckpointRestoreCoordinator) == [
+        "object_graph_proto",
+        "save_path",
+        "save_path_tensor",
+        "reader",
+        "restore_op_cache",
+        "graph_view",
+        "options",
+        "saveables_cache",
+    ], LOST + "_CheckpointRestoreCoordinator()"
+
+
+def test_contract_the_restore_coordinator_restores_and_remembers(view: Any, tmp_path: Path) -> None:
+    path = tf.train.Checkpoint(v=tf.Variable([5.0, 6.0])).write(str(tmp_path / "c"))
+    reader = tf.train.load_checkpoint(path)
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(base.OBJECT_GRAPH_PROTO_KEY))
+    coordinator = tf_checkpoint._CheckpointRestoreCoordinator(
+        object_graph_proto=graph,
+        save_path=path,
+        save_path_tensor=tf.constant(path),
+        reader=reader,
+        restore_op_cache={},
+        graph_view=view,
+        options=checkpoint_options.CheckpointOptions(),
+        saveables_cache=None,
+    )
+    coordinator.expect_partial = True
+    tf_restore.CheckpointPosition(checkpoint=coordinator, proto_id=0).restore(view.root, reader)
+    assert view.root.v.numpy().tolist() == [5.0, 6.0], LOST + "CheckpointPosition.restore does not restore"
+    assert {0, 1} <= coordinator.matched_proto_ids, LOST + "matched_proto_ids"
+    assert coordinator.object_by_proto_id[1] is view.root.v, LOST + "object_by_proto_id"
+
+
+def test_contract_the_object_graph_has_these_fields() -> None:
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    node = graph.nodes.add()
+    wanted = {
+        "node": (node, {"children", "attributes", "slot_variables", "has_checkpoint_values"}),
+        "child": (node.children.add(), {"node_id", "local_name"}),
+        "attribute": (node.attributes.add(), {"checkpoint_key"}),
+        "slot": (node.slot_variables.add(), {"original_variable_node_id", "slot_name", "slot_variable_node_id"}),
+        "flag": (node.has_checkpoint_values, {"value"}),
+    }
+    lost = {what: names - set(m.DESCRIPTOR.fields_by_name) for what, (m, names) in wanted.items()}
+    assert not any(lost.values()), LOST + f"TrackableObjectGraph: {lost}"
+
+
+def test_contract_the_key_of_the_object_graph() -> None:
+    assert base.OBJECT_GRAPH_PROTO_KEY == "_CHECKPOINTABLE_OBJECT_GRAPH", LOST + "OBJECT_GRAPH_PROTO_KEY"
+
+
+def address(tensor: tf.Tensor) -> int:
+    return int(np.frombuffer(memoryview(tensor), dtype=np.uint8).ctypes.data)
+
+
+def test_contract_read_value_no_copy_shares_the_buffer() -> None:
+    variable = tf.Variable(tf.range(1000.0))
+    first, second = variable.read_value_no_copy(), variable.read_value_no_copy()
+    assert address(first) == address(second), LOST + "read_value_no_copy copies"
+
+
+def test_contract_read_value_no_copy_shares_the_buffer_after_sparse_updates() -> None:
+    variable = tf.Variable(tf.range(1000.0))
+    variable.scatter_update(tf.IndexedSlices([9.0], [1]))
+    first, second = variable.read_value_no_copy(), variable.read_value_no_copy()
+    assert address(first) == address(second), LOST + "read_value_no_copy copies once a sparse update has been"
+
+
+def test_contract_an_update_of_a_shared_buffer_goes_to_a_fresh_one() -> None:
+    variable = tf.Variable(tf.range(1000.0))
+    held = variable.read_value_no_copy()
+    at = address(held)
+    variable.assign_add(tf.ones([1000]))
+    assert address(held) == at, LOST + "a held tensor moved"
+    assert address(variable.read_value_no_copy()) != at, LOST + "updates are not copy on write any more"
+
+
+def test_contract_an_update_of_an_unshared_buffer_is_in_place() -> None:
+    variable = tf.Variable(tf.range(1000.0))
+    at = address(variable.read_value_no_copy())
+    variable.assign_add(tf.ones([1000]))
+    assert address(variable.read_value_no_copy()) == at, LOST + "a tensor that was let go still costs a copy"
+
+
+def test_contract_a_save_spec_gives_its_tensor_when_asked() -> None:
+    asked = []
+
+    def read() -> tf.Tensor:
+        asked.append(1)
+        return tf.constant(1.0)
+
+    spec = saveable_object.SaveSpec(read, "", "v", dtype=tf.float32, device="cpu:0")
+    assert asked == [], LOST + "SaveSpec reads too early"
+    assert float(spec.tensor) == 1.0, LOST + "SaveSpec.tensor"
+    assert spec.device == "cpu:0", LOST + "SaveSpec.device"
+
+
+def test_contract_the_save_spec_of_a_variable_without_value_is_none() -> None:
+    empty = resource_variable_ops.UninitializedVariable(shape=[2], dtype=tf.float32)
+    checkpoint = tf.train.Checkpoint(v=empty)
+    tensors, _, _, _ = save_util.serialize_graph_view(graph_view.ObjectGraphView(checkpoint))
+    (spec,) = [value for by_key in tensors.values() for key, value in by_key.items() if key.startswith("v/")]
+    assert isinstance(spec, saveable_object.SaveSpec), LOST + "variables are not serialized as SaveSpec"
+    assert spec.tensor is None, LOST + "SaveSpec.tensor of an uninitialized variable"
+
+
+def test_contract_a_variable_takes_a_tensor_by_the_value_key() -> None:
+    variable = tf.Variable([1.0, 2.0])
+    variable._restore_from_tensors({base.VARIABLE_VALUE_KEY: tf.constant([3.0, 4.0])})
+    assert variable.numpy().tolist() == [3.0, 4.0], LOST + "_restore_from_tensors"
+
+
+def test_contract_a_keras_variable_is_a_trackable_around_a_resource_variable() -> None:
+    variable = keras.Variable([1.0, 2.0])
+    assert isinstance(variable, base.Trackable), LOST + "keras.Variable is no Trackable"
+    assert resource_variable_ops.is_resource_variable(variable.value), LOST + "keras.Variable.value"
+    assert plain_variable(variable) is variable.value
+
+
+def test_contract_an_iterator_gives_and_takes_its_position() -> None:
+    iterator = iter(tf.data.Dataset.range(3))
+    position = iterator._serialize_to_tensors()
+    next(iterator)
+    assert len(position) == 1, LOST + "an iterator's state is not one tensor"
+    iterator._restore_from_tensors(position)
+    assert int(next(iterator)) == 0, LOST + "an iterator does not go back"
