@@ -423,6 +423,18 @@ def test_a_variable_without_a_value_is_left_out_as_tensorflow_leaves_it_out(tmp_
     assert ours == theirs
 
 
+def test_a_checkpoint_with_a_variable_without_a_value_is_restored(tmp_path: Path) -> None:
+    # TensorFlow's own restore raises a NotFoundError without a message here.
+    empty = resource_variable_ops.UninitializedVariable(shape=[2], dtype=tf.float32)
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0), empty=empty)
+    manager = CheckpointManager(checkpoint, tmp_path, None)
+    manager.save()
+    checkpoint.v.assign(2.0)
+    manager.restore()
+    assert float(checkpoint.v) == 1.0
+    assert not empty.is_initialized()
+
+
 def test_an_unbuilt_layer_is_saved_as_far_as_it_is_there(tmp_path: Path) -> None:
     model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
     manager = CheckpointManager(tf.train.Checkpoint(model=model, v=tf.Variable(1.0)), tmp_path, None)
@@ -595,11 +607,21 @@ def test_contract_the_restore_coordinator_restores_and_remembers(view: Any, tmp_
     assert coordinator.object_by_proto_id[1] is view.root.v, LOST + "object_by_proto_id"
 
 
+def test_contract_a_load_status_tells_what_was_restored(tmp_path: Path) -> None:
+    path = tf.train.Checkpoint(v=tf.Variable(1.0), later=tf.Variable(2.0)).write(str(tmp_path / "c"))
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(0.0))
+    done = checkpoint._saver.restore(path)._checkpoint
+    keys = {
+        a.checkpoint_key for n in list(done.object_by_proto_id) for a in done.object_graph_proto.nodes[n].attributes
+    }
+    assert keys == {"v" + VALUE}, LOST + "CheckpointLoadStatus._checkpoint"
+
+
 def test_contract_the_object_graph_has_these_fields() -> None:
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
     node = graph.nodes.add()
     wanted = {
-        "node": (node, {"children", "attributes", "slot_variables", "has_checkpoint_values"}),
+        "node": (node, {"children", "attributes", "slot_variables", "has_checkpoint_values", "registered_saver"}),
         "child": (node.children.add(), {"node_id", "local_name"}),
         "attribute": (node.attributes.add(), {"checkpoint_key"}),
         "slot": (node.slot_variables.add(), {"original_variable_node_id", "slot_name", "slot_variable_node_id"}),
@@ -666,6 +688,12 @@ def test_contract_the_save_spec_of_a_variable_without_value_is_none() -> None:
     (spec,) = [value for by_key in tensors.values() for key, value in by_key.items() if key.startswith("v/")]
     assert isinstance(spec, saveable_object.SaveSpec), LOST + "variables are not serialized as SaveSpec"
     assert spec.tensor is None, LOST + "SaveSpec.tensor of an uninitialized variable"
+
+
+def test_contract_a_variable_without_value_is_of_its_own_kind() -> None:
+    empty = resource_variable_ops.UninitializedVariable(shape=[2], dtype=tf.float32)
+    assert not empty.is_initialized(), LOST + "UninitializedVariable.is_initialized"
+    assert not isinstance(tf.Variable(1.0), resource_variable_ops.UninitializedVariable), LOST + "tf.Variable"
 
 
 def test_contract_a_variable_takes_a_tensor_by_the_value_key() -> None:
