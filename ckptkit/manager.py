@@ -224,6 +224,8 @@ class CheckpointManager:
         counter = self._checkpoint.save_counter
         counter.assign_add(1)
         number = int(tf.convert_to_tensor(counter if checkpoint_number is None else checkpoint_number))
+        if number < 0:
+            raise ValueError(f"checkpoint_number must not be negative, got {number}.")
         began = time.perf_counter()
         held = self._graph.take(state)
         facts = {

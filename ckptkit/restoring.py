@@ -215,6 +215,9 @@ class _Match:
                     self.differences.append(Difference(_name(data.object_name), None, _said(shape, dtype)))
                 continue
             key = attributes[0].checkpoint_key
+            if key not in self.types:  # it had no value when it was saved
+                self._done.add(saved)
+                continue
             if not shape.is_compatible_with(self._shapes[key]) or dtype != self.types[key]:
                 said = _said(tf.TensorShape(self._shapes[key]), self.types[key])
                 self.differences.append(Difference(_name(data.object_name), said, _said(shape, dtype)))

@@ -88,9 +88,10 @@ class Store:
                 continue
             if name in committed:
                 after = 1 + ordered.index(committed[name])
-            elif name not in damaged:
+            elif name not in damaged or self._is_overwritten(name):
                 reason = _why_incomplete(name, files)
                 if reason is None:
+                    damaged.pop(name, None)
                     ordered.insert(after, self._foreign(name, files, state))
                     after += 1
                 elif name + ".index" in files or _shards(name, files):
@@ -124,7 +125,7 @@ class Store:
         if reason is None:
             with open(record.prefix + ".index", "rb") as file:
                 found = crc32c(file.read())
-            if found != manifest.index_crc32c:
+            if found != manifest.index_crc32c and not self._is_overwritten(record.name):
                 reason = f"{record.name}.index has checksum {found:#010x}, manifest says {manifest.index_crc32c:#010x}"
         if reason is not None:
             raise CheckpointDamagedError(f"checkpoint {record.prefix} is damaged: {reason}.")
@@ -213,6 +214,18 @@ class Store:
             _log.warning("%s/checkpoint cannot be read (%s); going by the files instead.", self.directory, error)
             return None
 
+    def _is_overwritten(self, name: str) -> bool:
+        """Say whether index and shards are all younger than the manifest beside them: plain TensorFlow wrote them."""
+        shards = [match[0] for match in _shards(name, _sizes(self.directory))]
+        try:
+            manifest, *files = (self._written_at(file) for file in (name + _MANIFEST, name + ".index", *shards))
+        except OSError:
+            return False
+        return bool(shards) and min(files) > manifest
+
+    def _written_at(self, file: str) -> int:
+        return os.stat(os.path.join(self.directory, file)).st_mtime_ns
+
     def _passing(self) -> set[str]:
         """Return the names whose files are on their way in or out: without a manifest these are no foreign ones."""
         manifests = {folder: _manifest_in(folder) for folder in self._folders("tmp-")}
@@ -235,6 +248,8 @@ class Store:
                 continue
             if name in good and good[name].sequence >= manifest.sequence:
                 continue  # the move is over, only the journal is still there
+            if not beside.keys() & manifest.files.keys():
+                continue  # plain TensorFlow has pruned it
             reason = "its manifest is another's" if manifest.name != name else _why_damaged(manifest, beside)
             if reason is None:
                 good[name] = CheckpointRecord.of(manifest, folder)

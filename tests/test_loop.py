@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import ckptkit
 from ckptkit.policies import EveryEpochs, EverySteps
+from tests.test_callbacks import Blocks
 
 EPOCHS = 3
 POLICY = EverySteps(4) | EveryEpochs(1)
@@ -107,12 +108,18 @@ def test_metrics_that_were_reported_go_with_the_save_at_that_step_only(tmp_path)
     assert [(r.step, r.metrics) for r in manager.records()] == [(2, {"loss": 0.5}), (4, {}), (6, {}), (7, {})]
 
 
-def test_dropout_seeds_and_optimizer_slots_of_a_tf_function_step_resume_to_the_same_bits(tmp_path):
+def functional():
+    return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize("make", [functional, Blocks], ids=["functional", "blocks in a list"])
+def test_a_tf_function_step_with_dropout_and_slots_resumes_to_the_same_bits(tmp_path, make):
     def train(directory, stop_after=None):
         keras.utils.set_random_seed(1)
         images = tf.random.stateless_uniform((40, 4), seed=(1, 2))
         dataset = tf.data.Dataset.from_tensor_slices((images, tf.reduce_sum(images, 1))).shuffle(40).batch(8)
-        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        model = make()
+        model(images[:1])
         optimizer = keras.optimizers.Adam(0.1)
 
         @tf.function

@@ -18,6 +18,8 @@ import tensorflow as tf
 import ckptkit
 from ckptkit import CheckpointManager
 
+pytestmark = pytest.mark.slow
+
 X = np.linspace(-1, 1, 32, dtype="float32").reshape(8, 4)
 Y = np.linspace(0, 1, 8, dtype="float32").reshape(8, 1)
 

@@ -963,3 +963,23 @@ def test_a_listing_and_a_pending_save_cannot_be_changed(store):
     for value, name in ((pending, "name"), (store.scan(), "records")):
         with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field"):
             setattr(value, name, "other")
+
+
+def test_what_plain_tensorflow_pruned_is_gone_and_no_damage(store):
+    save(store, "ckpt-1", content=b"1")
+    save(store, "ckpt-2", content=b"2", sequence=2)
+    for end in (".index", ".data-00000-of-00001"):
+        os.unlink(os.path.join(store.directory, "ckpt-1" + end))
+    assert readable(store) == {"ckpt-2": b"2"}
+
+
+@pytest.mark.parametrize("content", [b"longer than before", b"1"], ids=["other size", "same size"])
+def test_what_plain_tensorflow_wrote_over_ours_is_usable_and_no_damage(store, content):
+    record = save(store, "ckpt-1", content=b"0")
+    os.utime(record.prefix + ".manifest.json", (1.0, 1.0))
+    for end in (".index", ".data-00000-of-00001"):
+        change(store, "ckpt-1" + end, content)
+    change(store, "checkpoint", StateFile("ckpt-1", ("ckpt-1",), (9.0,)).to_text().encode())
+    listing = store.scan()
+    assert (len(listing.records), listing.damaged) == (1, {})
+    store.verify(listing.records[0])

@@ -16,6 +16,8 @@ import tensorflow as tf
 from ckptkit import CheckpointManager
 from ckptkit.snapshot import CheckpointGraph
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 4
 
 
