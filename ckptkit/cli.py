@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ckptkit.listing import DirectoryReader, Listing
 from ckptkit.records import CheckpointRecord, finite_json
-from ckptkit.store import Listing, Store
 
 __all__ = ["main"]
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _list(directory: str, *, as_json: bool) -> int:
     try:
-        listing = Store(directory).scan()
+        listing = DirectoryReader(directory).scan()
     except OSError as error:
         print(f"cannot read {directory}: {error.strerror}", file=sys.stderr)
         return 2

@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ckptkit.combinators import Combined
+from ckptkit.listing import Listing
 from ckptkit.preservation import All, Best, EveryNSecs, KeepContext, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord, best_record, split_number
 from ckptkit.state_file import StateFile
-from ckptkit.store import Listing
 
 __all__ = ["Ledger"]
 

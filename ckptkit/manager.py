@@ -32,6 +32,7 @@ from ckptkit.errors import (
     CheckpointSaveError,
     ReadOnlyError,
 )
+from ckptkit.finding import best_of, find, nothing_to_restore
 from ckptkit.ledger import Ledger
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import SaveContext, SavePolicy
@@ -162,13 +163,13 @@ class CheckpointManager:
         Raises:
             ValueError: No ``Best`` is part of the preservation policy.
         """
-        best = self._best()
+        best = best_of(self._look())
         return None if best is None else best.prefix
 
     @property
     def best_record(self) -> CheckpointRecord | None:
         """Record of :attr:`best_checkpoint`."""
-        return self._best()
+        return best_of(self._look())
 
     @property
     def checkpoints(self) -> list[str]:
@@ -364,7 +365,7 @@ class CheckpointManager:
         self._writer.wait()
         self._refresh()
         if which != "latest":
-            return self._restored(self._find(which), strict)
+            return self._restored(find(self._ledger, self._directory, which), strict)
         for name, reason in self._ledger.damaged.items():
             _log.warning("%s: checkpoint %s is damaged and left out: %s.", self._directory, name, reason)
         for record in self._ledger.newest_first():
@@ -373,7 +374,7 @@ class CheckpointManager:
             except CheckpointDamagedError as error:
                 _log.warning("%s Falling back to the one before it.", error)
                 self._ledger.damaged[record.name] = str(error)
-        raise self._nothing_to_restore()
+        raise nothing_to_restore(self._ledger, self._directory)
 
     def restore_or_initialize(self) -> str | None:
         """Restore the latest checkpoint, or call ``init_fn`` where there is none.
@@ -421,50 +422,6 @@ class CheckpointManager:
         listing = self._store.scan()
         with self._state_lock:
             self._ledger.adopt(listing, time.time())
-
-    def _nothing_to_restore(self) -> CheckpointError:
-        damaged = self._ledger.damaged
-        if not damaged:
-            return CheckpointNotFoundError(f"no checkpoint in {self._directory}.")
-        told = "\n".join(f"  {name}: {reason}" for name, reason in list(damaged.items())[:5])
-        return CheckpointDamagedError(
-            f"checkpoints are in {self._directory}, but none of them can be restored:\n{told}\n"
-            "Bring back the files from a copy, or choose an empty directory to start afresh."
-        )
-
-    def _find(self, which: str | int | os.PathLike[str]) -> CheckpointRecord:
-        if which == "best":
-            best = self._best()
-            if best is None:
-                raise CheckpointNotFoundError(f"no checkpoint in {self._directory} carries the monitored metric.")
-            return best
-        if isinstance(which, int):
-            found = [r for r in self._ledger.newest_first() if r.step == which]
-        else:
-            wanted = os.path.realpath(os.fspath(which))
-            found = [r for r in self._ledger.records if os.path.realpath(r.prefix) == wanted]
-            if not found and os.path.dirname(wanted) != os.path.realpath(self._directory):
-                # As in TensorFlow a checkpoint of another directory may be restored from, too.
-                elsewhere = Store(os.path.dirname(os.fspath(which))).scan()
-                found = [r for r in elsewhere.records if os.path.realpath(r.prefix) == wanted]
-        if found:
-            return found[0]
-        name = os.path.basename(os.fspath(which)) if not isinstance(which, int) else f"{self._name}-{which}"
-        if name in self._ledger.damaged:
-            reason = self._ledger.damaged[name]
-            raise CheckpointDamagedError(f"checkpoint {name} in {self._directory} is damaged: {reason}.")
-        steps = ", ".join(str(r.step) for r in self._ledger.newest_first()[:10]) or "none"
-        raise CheckpointNotFoundError(
-            f"no checkpoint {which!r} in {self._directory}; steps there, newest first: {steps}."
-        )
-
-    def _best(self) -> CheckpointRecord | None:
-        if self._ledger.best_policy is None:
-            raise ValueError(
-                "which checkpoint is best is not defined: pass preservation_policy=Best(monitor, mode), "
-                "or monitor= to TrainingCheckpoint."
-            )
-        return self._look().best
 
     def _restored(self, record: CheckpointRecord, strict: bool) -> CheckpointRecord:
         self._store.verify(record)

@@ -17,9 +17,10 @@ import tensorflow as tf
 
 from ckptkit.errors import CheckpointSaveError
 from ckptkit.ledger import Ledger
+from ckptkit.listing import crc32c
 from ckptkit.records import CheckpointRecord, Manifest, is_better
 from ckptkit.snapshot import Held
-from ckptkit.store import Store, crc32c
+from ckptkit.store import Store
 
 __all__ = ["SaveJob"]
 

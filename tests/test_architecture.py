@@ -23,8 +23,9 @@ PACKAGE = Path(ckptkit.__file__).parent
 FLOORS = [
     {"errors"},
     {"combinators", "durability", "lock", "records", "state_file"},
-    {"mismatch", "policies", "preservation", "store", "writer"},
-    {"ledger"},
+    {"listing", "mismatch", "policies", "preservation", "writer"},
+    {"ledger", "store"},
+    {"finding"},
     # Keras and TensorFlow from here on.
     {"untracked"},
     {"snapshot"},

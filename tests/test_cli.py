@@ -12,9 +12,10 @@ import sys
 import pytest
 
 from ckptkit import cli
+from ckptkit.listing import crc32c
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
-from ckptkit.store import Store, crc32c
+from ckptkit.store import Store
 
 NOW = 1_000_000.0
 

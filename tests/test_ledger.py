@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit.ledger import Ledger
+from ckptkit.listing import Listing
 from ckptkit.preservation import All, Best, EveryNSecs, Latest
 from ckptkit.records import CheckpointRecord
 from ckptkit.state_file import StateFile
-from ckptkit.store import Listing
 
 HOUR = 3600.0
 

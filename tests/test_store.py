@@ -18,10 +18,11 @@ import pytest
 
 from ckptkit import store as store_module
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
+from ckptkit.listing import crc32c
 from ckptkit.lock import DirectoryLock
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
-from ckptkit.store import Store, crc32c
+from ckptkit.store import Store
 
 CALLS = ("fsync", "rename", "replace", "link", "unlink", "rmdir")
 

@@ -1,0 +1,292 @@
+"""What lies in a checkpoint directory: committed checkpoints, damaged ones, and those of plain TensorFlow.
+
+    reader = DirectoryReader("runs/digits")
+    reader.scan().records                       # oldest first
+    reader.verify(record)                       # CheckpointDamagedError says which file and how
+
+Reading takes no lock and changes nothing. A checkpoint is there if its manifest can be read and the files that it names
+have the sizes it says; one that TensorFlow's state file lists and that has no manifest is foreign: usable, unverified.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
+from ckptkit.records import CheckpointRecord, Manifest, ManifestError, split_number
+from ckptkit.state_file import StateFile
+
+__all__ = [
+    "MANIFEST",
+    "META",
+    "DirectoryReader",
+    "Listing",
+    "crc32c",
+    "manifest_in",
+    "read_manifest",
+    "shard_owner",
+    "sizes_in",
+    "why_damaged",
+]
+
+MANIFEST = ".manifest.json"
+META = ".ckptkit"  # the folder of the lock and of saves under way
+
+_log = logging.getLogger("ckptkit")
+_SHARD = re.compile(r"(?P<name>.+)\.data-(?P<shard>\d{5})-of-(?P<shards>\d{5})\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a directory holds: good records oldest first, and why each damaged checkpoint is one."""
+
+    records: tuple[CheckpointRecord, ...] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    state: StateFile | None = None
+
+
+class DirectoryReader:
+    """The reading side of one checkpoint directory."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._meta = os.path.join(directory, META)
+
+    def scan(self) -> Listing:
+        """Read the directory. A state file that cannot be read is no excuse: the listing is the truth."""
+        files = sizes_in(self.directory)
+        state = self._read_state(files)
+        committed, damaged = self._committed(files)
+        listed = [os.path.basename(path) for path in state.all_model_checkpoint_paths] if state else []
+        if state and os.path.basename(state.model_checkpoint_path) not in listed:
+            listed.append(os.path.basename(state.model_checkpoint_path))
+        if state is None and not committed:
+            listed = _indexed(files)
+        ordered = sorted(committed.values(), key=lambda record: record.sequence)
+        after = 0  # a foreign checkpoint comes after the one that the state file lists before it
+        passing = self._passing()
+        for name in listed:
+            if name in passing and name not in committed:
+                continue
+            if name in committed:
+                after = 1 + ordered.index(committed[name])
+            elif name not in damaged or self._is_overwritten(name):
+                reason = _why_incomplete(name, files)
+                if reason is None:
+                    damaged.pop(name, None)
+                    ordered.insert(after, self._foreign(name, files, state))
+                    after += 1
+                elif name + ".index" in files or _shards(name, files):
+                    damaged[name] = reason
+        if not ordered and not damaged and listed:  # not a file is left of what the state file names
+            there = [name for name in _indexed(files) if _why_incomplete(name, files) is None]
+            ordered = [self._foreign(name, files, None) for name in there]
+            damaged = {} if there else {name: _why_incomplete(name, files) or "" for name in listed}
+        return Listing(tuple(ordered), damaged, state)
+
+    def manifest(self, record: CheckpointRecord) -> Manifest:
+        """Read the manifest of a committed checkpoint."""
+        try:
+            with open(record.prefix + MANIFEST, "rb") as file:
+                return Manifest.from_json(file.read())
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError(f"no checkpoint {record.prefix}: it has no manifest.") from error
+        except ManifestError as error:
+            raise CheckpointDamagedError(f"manifest of {record.prefix} is damaged: {error}.") from error
+
+    def verify(self, record: CheckpointRecord) -> None:
+        """Check a checkpoint's files against its manifest: sizes, and the index's checksum.
+
+        Raises:
+            CheckpointDamagedError: A file is missing, of another size, or the index was altered.
+        """
+        if record.foreign:
+            return
+        manifest = self.manifest(record)
+        reason = why_damaged(manifest, sizes_in(os.path.dirname(record.prefix) or "."))
+        if reason is None:
+            with open(record.prefix + ".index", "rb") as file:
+                found = crc32c(file.read())
+            if found != manifest.index_crc32c and not self._is_overwritten(record.name):
+                reason = f"{record.name}.index has checksum {found:#010x}, manifest says {manifest.index_crc32c:#010x}"
+        if reason is not None:
+            raise CheckpointDamagedError(f"checkpoint {record.prefix} is damaged: {reason}.")
+
+    def _read_state(self, files: Mapping[str, int]) -> StateFile | None:
+        if "checkpoint" not in files:
+            return None
+        try:
+            with open(os.path.join(self.directory, "checkpoint"), "rb") as file:
+                return StateFile.parse(file.read())
+        except (OSError, ValueError) as error:
+            _log.warning("%s/checkpoint cannot be read (%s); going by the files instead.", self.directory, error)
+            return None
+
+    def _is_overwritten(self, name: str) -> bool:
+        """Say whether index and shards are all younger than the manifest beside them: plain TensorFlow wrote them."""
+        shards = [match[0] for match in _shards(name, sizes_in(self.directory))]
+        try:
+            manifest, *files = (self._written_at(file) for file in (name + MANIFEST, name + ".index", *shards))
+        except OSError:
+            return False
+        return bool(shards) and min(files) > manifest
+
+    def _written_at(self, file: str) -> int:
+        return os.stat(os.path.join(self.directory, file)).st_mtime_ns
+
+    def _passing(self) -> set[str]:
+        """Return the names whose files are on their way in or out: without a manifest these are no foreign ones."""
+        manifests = {folder: manifest_in(folder) for folder in self._folders("tmp-")}
+        return {
+            m.name for folder, m in manifests.items() if m is not None and not m.files.keys() <= sizes_in(folder).keys()
+        }
+
+    def _committed(self, files: Mapping[str, int]) -> tuple[dict[str, CheckpointRecord], dict[str, str]]:
+        good: dict[str, CheckpointRecord] = {}
+        damaged: dict[str, str] = {}
+        for folder, file, beside in self._manifests(files):
+            name = file[: -len(MANIFEST)]
+            try:
+                with open(os.path.join(folder, file), "rb") as opened:
+                    manifest = Manifest.from_json(opened.read())
+            except FileNotFoundError:
+                continue  # deleted while we were reading
+            except (OSError, ManifestError) as error:
+                damaged[name] = f"its manifest cannot be read: {error}"
+                continue
+            if name in good and good[name].sequence >= manifest.sequence:
+                continue  # the move is over, only the journal is still there
+            if not beside.keys() & manifest.files.keys():
+                continue  # plain TensorFlow has pruned it
+            reason = "its manifest is another's" if manifest.name != name else why_damaged(manifest, beside)
+            if reason is None:
+                good[name] = CheckpointRecord.of(manifest, folder)
+                damaged.pop(name, None)
+            elif name not in good:
+                damaged[name] = reason
+        return good, damaged
+
+    def _manifests(self, files: Mapping[str, int]) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+        for file in files:
+            if file.endswith(MANIFEST):
+                yield self.directory, file, files
+        # What is being replaced is read in the journal, whichever of its files have moved already.
+        for journal in self._folders("replace-"):
+            inside = sizes_in(journal)
+            for file in inside:
+                if file.endswith(MANIFEST):
+                    yield journal, file, inside
+
+    def _foreign(self, name: str, files: Mapping[str, int], state: StateFile | None) -> CheckpointRecord:
+        created_at = os.stat(os.path.join(self.directory, f"{name}.index")).st_mtime
+        if state is not None:
+            paths = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
+            created_at = dict(zip(paths, state.all_model_checkpoint_timestamps)).get(name, created_at)
+        number = split_number(name)
+        return CheckpointRecord(
+            prefix=os.path.join(self.directory, name),
+            step=0 if number is None else number[1],
+            created_at=created_at,
+            size_bytes=files[f"{name}.index"] + sum(files[match[0]] for match in _shards(name, files)),
+            foreign=True,
+        )
+
+    def _folders(self, start: str) -> list[str]:
+        try:
+            return [entry.path for entry in os.scandir(self._meta) if entry.name.startswith(start)]
+        except OSError:
+            return []
+
+
+def crc32c(data: bytes) -> int:
+    """Return the CRC-32C (Castagnoli) of some bytes; in Python, so for small files like an index."""
+    table, crc = _CRC_TABLE, 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_CRC_TABLE = _crc_table()
+
+
+def why_damaged(manifest: Manifest, files: Mapping[str, int]) -> str | None:
+    """Say which file of a checkpoint is missing or of another size, None if all are as the manifest says."""
+    for file, size in manifest.files.items():
+        if file not in files:
+            return f"{file} is missing"
+        if files[file] != size:
+            return f"{file} has {files[file]} bytes, manifest says {size}"
+    return None
+
+
+def _why_incomplete(name: str, files: Mapping[str, int]) -> str | None:
+    """Say what a checkpoint without a manifest lacks, None if it has an index and all of its shards."""
+    if f"{name}.index" not in files:
+        return f"{name}.index is missing"
+    shards = _shards(name, files)
+    if not shards or len(shards) < int(shards[0]["shards"]):
+        return f"{len(shards)} of {int(shards[0]['shards']) if shards else 'its'} shards are there"
+    return None
+
+
+def _shards(name: str, files: Mapping[str, int]) -> list[re.Match[str]]:
+    return [match for file in files if (match := _SHARD.match(file)) and match["name"] == name]
+
+
+def manifest_in(folder: str) -> Manifest | None:
+    """Return the manifest that lies in a folder; None for a file, a folder without one, or an unreadable one."""
+    files = [file for file in sizes_in(folder) if file.endswith(MANIFEST)] if os.path.isdir(folder) else []
+    return read_manifest(os.path.join(folder, files[0])) if files else None
+
+
+def read_manifest(path: str) -> Manifest | None:
+    """Return a manifest, None if it cannot be read."""
+    try:
+        with open(path, "rb") as opened:
+            return Manifest.from_json(opened.read())
+    except (OSError, ManifestError):
+        return None
+
+
+def shard_owner(file: str) -> str | None:
+    """Return the name of the checkpoint that a data file belongs to, None for any other file."""
+    match = _SHARD.match(file)
+    return None if match is None else match["name"]
+
+
+def _indexed(files: Mapping[str, int]) -> list[str]:
+    return sorted((file[: -len(".index")] for file in files if file.endswith(".index")), key=_by_number)
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    number = split_number(name)
+    return (-1 if number is None else number[1], name)
+
+
+def sizes_in(folder: str) -> dict[str, int]:
+    """Return the size in bytes of each file in a folder, nothing for a folder that is not there."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return {}
+    sizes = {}
+    for entry in entries:
+        try:
+            if entry.is_file():
+                sizes[entry.name] = entry.stat().st_size
+        except FileNotFoundError:
+            continue  # deleted while we were reading
+    return sizes
