@@ -14,6 +14,7 @@ import traceback
 import tensorflow as tf
 
 from ckptkit import snapshot
+from ckptkit.listing import DirectoryReader
 from ckptkit.manager import CheckpointManager
 
 OPERATIONS = (
@@ -73,6 +74,7 @@ def look(directory):
     facts = {}
     reader, value = manager_of(directory, read_only=True)
     facts["latest"] = os.path.basename(reader.latest_checkpoint or "none")
+    facts["damaged"] = dict(DirectoryReader(directory).scan().damaged)
     reader.restore()
     facts["value"] = sorted({float(x) for x in value.numpy()})
     plain = tf.train.latest_checkpoint(directory)

@@ -342,6 +342,15 @@ def test_a_fit_that_was_broken_off_leaves_a_model_that_trains_without_us(directo
     assert sorted(os.listdir(directory)) == before
 
 
+def test_a_resumed_fit_that_was_broken_off_does_not_make_the_next_fit_of_the_model_start_late(directory):
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory), BreaksOff(STEPS + 5))
+    model = sequential()
+    with pytest.raises(BreakOff):
+        fit(model, ckptkit.TrainingCheckpoint(directory), BreaksOff(3))
+    assert fit(model).epoch == [0, 1, 2]
+
+
 def test_a_resumed_fit_leaves_the_models_first_epoch_and_train_function_as_they_were(directory):
     with pytest.raises(BreakOff):
         fit(sequential(), ckptkit.TrainingCheckpoint(directory), BreaksOff(STEPS + 5))

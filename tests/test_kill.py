@@ -35,6 +35,7 @@ def test_the_newest_checkpoint_after_a_kill_is_the_old_or_the_new_one_whole(deat
     commit = left.index(new)
     assert left == [old] * commit + [new] * (len(left) - commit)
     assert 5 < commit < len(left) - 5, "kills before and after the commit were tried"
+    assert not any(case["damaged"] for case in cases), "a manifest was there before what it describes"
 
 
 def test_plain_tensorflow_never_reads_a_mixture_after_a_kill(deaths):

@@ -1,0 +1,232 @@
+"""What the manager adds to TensorFlow's: policies, the background, metrics, read-only looks. See test_differential.py."""
+
+import gc
+import logging
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import ckptkit
+from ckptkit.lock import DirectoryLock
+from ckptkit.policies import EverySteps
+from ckptkit.preservation import Best, Latest
+from ckptkit.store import Store
+
+
+@pytest.fixture
+def value():
+    return tf.Variable([0.0, 0.0])
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Commits wait until it is set."""
+    opened, commit = threading.Event(), Store.commit
+
+    def waits(self, pending, manifest):
+        assert opened.wait(60)
+        return commit(self, pending, manifest)
+
+    monkeypatch.setattr(Store, "commit", waits)
+    yield opened
+    opened.set()
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    def full(self, pending, manifest):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", full)
+        yield patch
+
+
+def manager_of(value, directory, max_to_keep=None, **options):
+    return ckptkit.CheckpointManager(tf.train.Checkpoint(value=value), directory, max_to_keep, **options)
+
+
+def steps(manager):
+    return [record.step for record in manager.records()]
+
+
+def test_a_third_save_that_a_policy_wants_is_skipped_said_and_not_queued(value, tmp_path, gate, caplog):
+    manager = manager_of(value, tmp_path, async_save=True)
+    assert manager.maybe_save(1) is not None
+    assert manager.maybe_save(2) is not None
+    assert manager.maybe_save(3) is None
+    assert "skipped the save of step 3" in caplog.text
+    gate.set()
+    manager.wait_until_finished()
+    assert manager.maybe_save(4) is not None
+    manager.close()
+    assert steps(manager) == [1, 2, 4]
+
+
+def test_a_save_under_way_is_not_the_latest_before_it_is_committed(value, tmp_path, gate):
+    manager = manager_of(value, tmp_path, async_save=True)
+    prefix = manager.save(1)
+    assert manager.latest_checkpoint is None
+    gate.set()
+    manager.wait_until_finished()
+    assert manager.latest_checkpoint == prefix
+    manager.close()
+
+
+def test_a_policy_decides_when_maybe_save_saves(value, tmp_path):
+    manager = manager_of(value, tmp_path, save_policy=EverySteps(10))
+    saved = [step for step in (4, 8, 12, 16, 20, 24, 39, 40) if manager.maybe_save(step) is not None]
+    assert saved == [12, 20, 39, 40]
+
+
+def test_state_is_asked_for_only_if_a_save_is_due_and_read_back_as_it_was(value, tmp_path):
+    asked = []
+
+    def state():
+        asked.append(1)
+        return {"note": b"\0bytes", "numbers": np.arange(3)}
+
+    manager = manager_of(value, tmp_path, save_policy=EverySteps(2))
+    manager.maybe_save(1, state=state)
+    assert asked == []
+    manager.maybe_save(2, state=state)
+    (record,) = manager.records()
+    found = manager.state(record)
+    assert found["note"].numpy() == b"\0bytes"
+    assert found["numbers"].numpy().tolist() == [0, 1, 2]
+
+
+def test_the_best_checkpoint_is_found_restored_and_kept(value, tmp_path):
+    policy = Best("loss", "min")
+    manager = manager_of(value, tmp_path, 1, preservation_policy=policy)
+    for step, loss in enumerate([3.0, 1.0, float("nan"), 2.0], start=1):
+        value.assign([float(step)] * 2)
+        manager.save(step, metrics={"loss": loss})
+    assert steps(manager) == [2, 4]
+    again = manager_of(value, tmp_path, 1, preservation_policy=policy)
+    assert again.best_checkpoint == str(tmp_path / "ckpt-2")
+    assert again.restore("best").metrics == {"loss": 1.0}
+    assert value.numpy().tolist() == [2.0, 2.0]
+
+
+def test_a_policy_alone_decides_where_there_is_no_max_to_keep(value, tmp_path):
+    manager = manager_of(value, tmp_path, preservation_policy=Latest(2))
+    for step in range(1, 6):
+        manager.save(step)
+    assert steps(manager) == [4, 5]
+
+
+def test_the_checkpoint_a_run_was_resumed_from_is_never_deleted(value, tmp_path):
+    manager_of(value, tmp_path).save(1)
+    manager = manager_of(value, tmp_path, 1)
+    manager.restore_or_initialize()
+    for step in range(2, 5):
+        manager.save(step)
+    assert steps(manager) == [1, 4]
+
+
+def test_a_failed_background_save_is_raised_once_at_the_next_call_and_the_next_save_works(value, tmp_path, full_disk):
+    manager = manager_of(value, tmp_path, async_save=True)
+    manager.save(1)
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-1 .*No space left.*\nThere is no complete"):
+        manager.wait_until_finished()
+    full_disk.undo()
+    manager.save(2)
+    manager.close()
+    assert steps(manager) == [2]
+    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+
+
+def test_a_failed_save_names_the_newest_good_checkpoint_and_leaves_it(value, tmp_path, monkeypatch):
+    manager = manager_of(value, tmp_path)
+    manager.save(1)
+    monkeypatch.setattr(Store, "commit", lambda self, pending, manifest: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"OSError .*I/O error.*\n.*ckpt-1 is the newest complete"):
+        manager.save(2)
+    assert manager_of(value, tmp_path).restore().step == 1
+
+
+def test_a_save_that_failed_can_be_tried_again_at_the_same_step(value, tmp_path, full_disk):
+    step = tf.Variable(7)
+    manager = manager_of(value, tmp_path, step_counter=step, checkpoint_interval=5)
+    with pytest.raises(ckptkit.CheckpointSaveError, match="No space left"):
+        manager.save()
+    full_disk.undo()
+    assert manager.save() is not None
+
+
+def test_closing_does_not_hide_the_error_of_the_training_code(value, tmp_path, full_disk, caplog):
+    def train():
+        with manager_of(value, tmp_path, async_save=True) as manager:
+            manager.save(1)
+            raise ZeroDivisionError("ours")
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        train()
+    assert "No space left on device" in caplog.text
+
+
+def test_closing_raises_what_went_wrong_in_the_background_if_nothing_else_did(value, tmp_path, full_disk):
+    manager = manager_of(value, tmp_path, async_save=True)
+    manager.save(1)
+    with pytest.raises(ckptkit.CheckpointSaveError, match="No space left"):
+        manager.__exit__(None, None, None)
+
+
+def test_on_save_error_warn_logs_and_goes_on(value, tmp_path, full_disk, caplog):
+    manager = manager_of(value, tmp_path, async_save=True, on_save_error="warn")
+    manager.save(1)
+    with caplog.at_level(logging.WARNING):
+        manager.wait_until_finished()
+    assert "save of ckpt-1" in caplog.text
+
+
+def test_the_lock_is_freed_by_close_and_by_dropping_the_manager(value, tmp_path):
+    def held():
+        return [path for path in DirectoryLock._held if str(tmp_path) in path]
+
+    manager = manager_of(value, tmp_path)
+    assert held() == []
+    manager.save(1)
+    assert len(held()) == 1
+    manager.close()
+    assert held() == []
+    manager.save(2)
+    del manager
+    gc.collect()
+    assert held() == []
+
+
+def test_a_read_only_manager_sees_what_another_one_saves_meanwhile(value, tmp_path):
+    reader = manager_of(tf.Variable([5.0, 5.0]), tmp_path, read_only=True)
+    assert reader.latest_checkpoint is None
+    manager_of(value, tmp_path).save(3)
+    assert reader.latest_checkpoint == str(tmp_path / "ckpt-3")
+    assert reader.checkpoints == [str(tmp_path / "ckpt-3")]
+    with pytest.raises(ckptkit.ReadOnlyError, match="read_only=True"):
+        reader.save()
+
+
+def test_write_callbacks_of_the_options_are_called_after_the_commit(value, tmp_path):
+    seen = []
+    options = tf.train.CheckpointOptions(
+        experimental_write_callbacks=[lambda: seen.append("none"), lambda path: seen.append(path)]
+    )
+    manager_of(value, tmp_path).save(options=options)
+    assert seen == ["none", str(tmp_path / "ckpt-1")]
+
+
+def test_borrowed_values_are_given_back(value, tmp_path):
+    manager = manager_of(value, tmp_path)
+    manager.save(1)
+    value.assign([8.0, 9.0])
+    with manager.borrowed(manager.records()[0]):
+        assert value.numpy().tolist() == [0.0, 0.0]
+    assert value.numpy().tolist() == [8.0, 9.0]
+
+
+def test_a_negative_number_is_refused(value, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_number must not be negative, got -1"):
+        manager_of(value, tmp_path).save(-1)
