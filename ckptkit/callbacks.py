@@ -182,13 +182,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._step = self._optimizer_steps()
         self._now = FitState(epoch=epoch + 1)
         metrics = _numbers(logs)
-        if self._is_best(metrics):
-            saved = self._save(metrics)
-        else:
-            saved = self.manager.maybe_save(
-                self._step, epoch=epoch + 1, batch=0, metrics=metrics, state=lambda: self._state(0)
-            )
-        self._saved_step = self._step if saved is not None else self._saved_step
+        # Asked in any case: the policy counts from its last question.
+        due = self.manager.is_due(self._step, epoch=epoch + 1, metrics=metrics)
+        if self._is_best(metrics) or due:
+            self._save(metrics)
 
     def _after_training(self) -> None:
         assert self._step_function is not None
@@ -262,9 +259,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _state(self, batch: int) -> dict[str, Any]:
         return {_STATE: RunState((*self._fits, self._fit_state(batch))).to_json()}
 
-    def _save(self, metrics: dict[str, float]) -> str | None:
+    def _save(self, metrics: dict[str, float]) -> None:
         epoch = self._now.epoch
-        return self.manager.save(self._step, False, metrics=metrics, epoch=epoch, batch=0, state=self._state(0))
+        self.manager.save(self._step, False, metrics=metrics, epoch=epoch, batch=0, state=self._state(0))
+        self._saved_step = self._step
 
     def _optimizer_steps(self) -> int:
         optimizer = self.model.optimizer

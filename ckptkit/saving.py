@@ -68,16 +68,23 @@ class SaveJob:
         """Do it.
 
         Raises:
-            CheckpointSaveError: It could not be written; older checkpoints stand as they did.
+            CheckpointSaveError: It could not be written; older checkpoints stand as they did. Or it is written, and
+                the state file or a deletion failed.
         """
         try:
             record = self._write()
-            with self._lock:
-                self._ledger.add(record)
-            self._clean_up()
         except Exception as error:
             self._failed()
             raise CheckpointSaveError(self._told(error)) from error
+        with self._lock:
+            self._ledger.add(record)
+        try:
+            self._clean_up()
+        except OSError as error:
+            raise CheckpointSaveError(
+                f"{record.prefix} is saved, but the directory could not be brought up to date: "
+                f"{type(error).__name__} {error}\nThe next save tries again."
+            ) from error
         for callback in self._callbacks:
             callback(*([record.prefix] if inspect.signature(callback).parameters else []))
 

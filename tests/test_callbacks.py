@@ -275,6 +275,12 @@ def test_a_new_best_epoch_is_saved_even_if_no_save_is_due(directory):
     assert [record.epoch for record in callback.manager.records()] == [1, 2, 3]
 
 
+def test_a_save_of_the_best_epoch_counts_as_one_that_was_due(directory):
+    callback = ckptkit.TrainingCheckpoint(directory, save_freq=5, max_to_keep=None, monitor="loss", async_save=False)
+    fit(sequential(), callback, epochs=2)
+    assert [record.step for record in callback.manager.records()] == [5, 10, 15, 20]
+
+
 def test_a_restart_does_not_forget_which_checkpoint_is_best(directory):
     fit(sequential(), ckptkit.TrainingCheckpoint(directory, monitor="loss"))
     callbacks._finished_fits.clear()

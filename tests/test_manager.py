@@ -1,4 +1,4 @@
-"""What the manager adds to TensorFlow's: policies, the background, metrics, read-only looks. See test_differential.py."""
+"""What the manager adds to TensorFlow's: policies, the background, metrics; the rest is in test_differential.py."""
 
 import gc
 import logging
@@ -230,3 +230,14 @@ def test_borrowed_values_are_given_back(value, tmp_path):
 def test_a_negative_number_is_refused(value, tmp_path):
     with pytest.raises(ValueError, match="checkpoint_number must not be negative, got -1"):
         manager_of(value, tmp_path).save(-1)
+
+
+def test_a_save_after_which_the_state_file_cannot_be_written_is_told_from_one_that_failed(value, tmp_path, monkeypatch):
+    manager = manager_of(value, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_state", lambda self, state: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(ckptkit.CheckpointSaveError, match=r"ckpt-1 is saved, but the directory could not be"):
+            manager.save(1)
+    assert manager_of(value, tmp_path).restore().step == 1
+    manager.save(2)
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-2")
