@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,19 @@ def run_child():
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Return an event; nothing is written before the test sets it."""
+    from ckptkit.snapshot import Held
+
+    opened, write = threading.Event(), Held.write
+
+    def wait_and_write(*arguments, **named):
+        assert opened.wait(60)
+        return write(*arguments, **named)
+
+    monkeypatch.setattr(Held, "write", wait_and_write)
+    yield opened
+    opened.set()

@@ -13,7 +13,7 @@ import os
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -328,21 +328,6 @@ def test_the_method_takes_what_tensorflows_takes(method: str) -> None:
 
 def test_every_public_name_of_tensorflows_manager_is_there() -> None:
     assert {n for n in dir(tf.train.CheckpointManager) if not n.startswith("_")} <= set(dir(CheckpointManager))
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Nothing is written until the test sets this."""
-    gate = threading.Event()
-    write = Held.write
-
-    def wait_and_write(*args: Any, **kwargs: Any) -> Any:
-        gate.wait()
-        return write(*args, **kwargs)
-
-    monkeypatch.setattr(Held, "write", wait_and_write)
-    yield gate
-    gate.set()
 
 
 class Disk:

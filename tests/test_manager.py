@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import threading
 
 import numpy as np
 import pytest
@@ -18,20 +17,6 @@ from ckptkit.store import Store
 @pytest.fixture
 def value():
     return tf.Variable([0.0, 0.0])
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Commits wait until it is set."""
-    opened, commit = threading.Event(), Store.commit
-
-    def waits(self, pending, manifest):
-        assert opened.wait(60)
-        return commit(self, pending, manifest)
-
-    monkeypatch.setattr(Store, "commit", waits)
-    yield opened
-    opened.set()
 
 
 @pytest.fixture

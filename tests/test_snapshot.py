@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,9 @@ from tensorflow.python.trackable import base
 from tensorflow.python.training.saving import saveable_object
 
 from ckptkit import CheckpointError, CheckpointManager
-from ckptkit.snapshot import CheckpointGraph, Held, is_variable, plain_variable
+from ckptkit.snapshot import CheckpointGraph, is_variable, plain_variable
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """The background thread writes nothing before the test sets this."""
-    gate = threading.Event()
-    write = Held.write
-
-    def wait_and_write(*args: Any, **kwargs: Any) -> Any:
-        gate.wait()
-        return write(*args, **kwargs)
-
-    monkeypatch.setattr(Held, "write", wait_and_write)
-    yield gate
-    gate.set()
 
 
 class Saved:
