@@ -97,11 +97,16 @@ class ExportOnCompletion(keras.callbacks.Callback):
             )
 
     def _is_ours(self) -> bool:
+        return self._made_before().get("run_id") == self._run_id()
+
+    def _made_before(self) -> dict[str, Any]:
+        """Return the facts of the artifacts that are there, nothing if they are none of ours."""
         try:
             with open(os.path.join(self.path, _FACTS), encoding="utf-8") as file:
-                return bool(json.load(file)["run_id"] == self._run_id())
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+                facts = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
 
     def _run_id(self) -> str:
         records = () if self._training is None else self._training.manager.records()
@@ -109,7 +114,8 @@ class ExportOnCompletion(keras.callbacks.Callback):
 
     def _export(self) -> None:
         facts = self._facts()
-        if self._is_ours() and self._is_made_from(facts):
+        before = self._made_before()
+        if all(before.get(key) == facts[key] for key in ("run_id", "step", "which", "formats")):
             _log.info("%s is there already, made from step %d of this run.", self.path, facts["step"])
             return
         with _whole_or_nothing(self.path) as folder, self._weights_to_export():
@@ -122,11 +128,6 @@ class ExportOnCompletion(keras.callbacks.Callback):
             with open(os.path.join(folder, _FACTS), "w", encoding="utf-8") as out:
                 json.dump(facts, out, indent=2)
         _log.info("exported %s to %s.", ", ".join(self._formats), self.path)
-
-    def _is_made_from(self, facts: dict[str, Any]) -> bool:
-        with open(os.path.join(self.path, _FACTS), encoding="utf-8") as file:
-            before = json.load(file)
-        return all(before.get(key) == facts[key] for key in ("step", "which", "formats"))
 
     def _source(self) -> CheckpointRecord | None:
         if self._training is None:

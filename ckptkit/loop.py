@@ -111,9 +111,10 @@ class TrainingLoop:
             # Before the next batch is drawn: the position that is saved must be the one the variables have seen.
             state = self._state() if due else {}
             batch = self._next()
-            if due and batch is not _END:
-                self._save(state)
-            self._metrics = self._metrics if batch is _END else {}
+            if batch is not _END:
+                if due:
+                    self._save(state)
+                self._metrics = {}
         self._end_epoch(due)
 
     def _end_epoch(self, due: bool) -> None:

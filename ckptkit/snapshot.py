@@ -56,6 +56,7 @@ GRAPH_KEY = base.OBJECT_GRAPH_PROTO_KEY
 WHOLE_GRAPH_KEY = "_CKPTKIT_OBJECT_GRAPH"
 EXTRA = "_CKPTKIT/"
 ADDITION = "_ckptkit"
+_POSITION = "_STATE"  # what TensorFlow calls an iterator's only value
 
 # A TrackableObjectGraph proto; generated classes are Any to a type checker.
 ObjectGraph: TypeAlias = Any
@@ -218,14 +219,12 @@ def pick_up_iterator(iterator: tf.data.Iterator) -> tf.Tensor:
         tf.errors.OpError: Its pipeline holds state that cannot be saved.
         NotImplementedError: It is of a kind that TensorFlow does not save.
     """
-    (state,) = iterator._serialize_to_tensors().values()
-    return state
+    return iterator._serialize_to_tensors()[_POSITION]
 
 
 def put_down_iterator(iterator: tf.data.Iterator, state: tf.Tensor) -> None:
     """Move a fresh iterator over the same dataset to a position that :func:`pick_up_iterator` returned."""
-    (name,) = iterator._serialize_to_tensors()
-    iterator._restore_from_tensors({name: state})
+    iterator._restore_from_tensors({_POSITION: state})
 
 
 class _Addition(base.Trackable):
