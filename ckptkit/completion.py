@@ -176,7 +176,12 @@ def _whole_or_nothing(path: str) -> Iterator[str]:
         old = f"{path}.old-{uuid.uuid4().hex[:8]}"
         if os.path.lexists(path):
             os.rename(path, old)
-        os.rename(folder, path)
+        try:
+            os.rename(folder, path)
+        except BaseException:
+            if os.path.lexists(old):
+                os.rename(old, path)
+            raise
         sync_directory(os.path.dirname(path))
         if os.path.isdir(old) and not os.path.islink(old):
             shutil.rmtree(old)

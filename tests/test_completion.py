@@ -118,6 +118,23 @@ def test_overwrite_replaces_artifacts_of_something_else(paths):
     assert sorted(os.listdir(export)) == ["export.json", "model.h5", "saved_model"]
 
 
+def test_the_old_artifacts_are_back_where_the_new_ones_cannot_take_their_place(paths, monkeypatch):
+    _, export = paths
+    os.makedirs(f"{export}/other")
+    rename = os.rename
+
+    def refuses_the_new_ones(source, target):
+        if ".tmp-" in source and target == export:
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuses_the_new_ones)
+    with pytest.raises(OSError, match="Input/output error"):
+        fit(sequential(), ckptkit.ExportOnCompletion(export, formats=["h5"], overwrite=True))
+    assert os.listdir(os.path.dirname(export)) == ["export"]
+    assert os.listdir(export) == ["other"]
+
+
 def test_export_works_without_checkpoints(paths):
     _, export = paths
     fit(sequential(), ckptkit.ExportOnCompletion(export, formats=["h5"]))
