@@ -9,13 +9,18 @@ import difflib
 import logging
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from ckptkit import randomness
+from ckptkit.callback_state import CallbackStates
 from ckptkit.errors import CheckpointError, CheckpointNotFoundError
-from ckptkit.fit import AfterAll, StepFunction, callback_list, find_callback
+from ckptkit.fit import AfterAll, BeforeAll, callback_list, dataset_of, epoch_iterator, find_callback, validation_input
+from ckptkit.fit_inputs import FitInputs
+from ckptkit.input_position import DEFAULT_LIMIT, INPUT_STATES
 from ckptkit.manager import CheckpointManager
 from ckptkit.policies import EveryEpochs, EverySteps, SavePolicy
 from ckptkit.preservation import All, Best, Latest, PreservationPolicy
@@ -34,11 +39,13 @@ _finished_fits: dict[str, int] = {}
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Save model, optimizer and run in ``model.fit``, and resume when the same script is started again.
+    """Save a run of ``model.fit`` whole, and go on with it when the same script is started again.
 
-    Restores the newest checkpoint in ``directory`` before the first step, so that ``fit`` goes on at the epoch and
-    batch where it was: optimizer slots, step numbers and the ``History`` of earlier epochs included. Where training had
-    already ended, ``fit`` does nothing and returns the whole ``History``.
+    Restores the newest checkpoint in ``directory`` before the first step, so that ``fit`` goes on at the very batch
+    where it was: with the optimizer's slots, the order of the data, the epoch's metrics so far, random numbers, the
+    state of the other callbacks and the ``History`` of earlier epochs. A run that was broken off ends with the same
+    bits as one that was not, if seeds are set. Where training had already ended, ``fit`` does nothing and returns the
+    whole ``History``.
 
     Args:
         directory: Folder of the checkpoints; one a run.
@@ -54,6 +61,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         async_save: Whether training goes on while files are written.
         durable: Whether files are flushed to the disk before a checkpoint counts as saved.
         on_save_error: ``"raise"`` at the next step, or ``"warn"``.
+        input_state: How the place in the training data is kept: ``"iterator"`` saves the state of its iterator, and a
+            resume takes the same time wherever it was; ``"replay"`` draws and drops the batches before it;
+            ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
+            the first save logs which one it is.
+        max_input_state_bytes: Most bytes that an iterator's state, shuffle buffers included, may take in a checkpoint.
+        callbacks: The callbacks whose state is saved; None for all that are passed to ``fit``. A callback of your own
+            joins with ``get_state()`` and ``set_state(state)``; those of Keras are known.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -76,6 +90,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         async_save: bool = True,
         durable: bool = True,
         on_save_error: str = "raise",
+        input_state: str = "auto",
+        max_input_state_bytes: int = DEFAULT_LIMIT,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> None:
         super().__init__()
         self.directory = os.fspath(directory)
@@ -84,7 +101,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._best is not None:  # beside what is kept anyway: all of them, where nothing says otherwise
             all_or_newest = All() if max_to_keep is None else Latest(max_to_keep)
             preservation_policy = (preservation_policy or all_or_newest) | self._best
+        _validate(input_state, max_input_state_bytes, callbacks)
         self._resume = resume
+        self._input_options: dict[str, Any] = {"input_state": input_state, "limit": max_input_state_bytes}
+        self._listed = callbacks
         self._options: dict[str, Any] = {
             "max_to_keep": max_to_keep,
             "preservation_policy": preservation_policy,
@@ -94,10 +114,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "on_save_error": on_save_error,
         }
         self._manager: CheckpointManager | None = None
-        self._step_function: StepFunction | None = None
+        self._inputs: FitInputs | None = None
+        self._others = CallbackStates(())
         self._history: keras.callbacks.History | None = None
+        self._list: keras.callbacks.CallbackList | None = None
         self._fits: tuple[FitState, ...] = ()  # the calls of fit before this one
         self._now = FitState()
+        self._put_back: Callable[[], None] | None = None
+        self._was_over = False
         self._initial_epoch = 0
         self._resumed_from: CheckpointRecord | None = None
         self._step = 0
@@ -127,58 +151,78 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     # Keras' hooks ----------------------------------------------------------------------------------------------------
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Open the directory, restore, and get in front of the train function."""
-        callbacks = callback_list(sys._getframe(1))
+        """Open the directory, restore, and get into the loop over the batches."""
+        frame = sys._getframe(1)
+        self._list, epochs = callback_list(frame), epoch_iterator(frame)
         objects = {"model": self.model}
         if self.model.optimizer is not None:
             objects["optimizer"] = self.model.optimizer
         self._manager = CheckpointManager(tf.train.Checkpoint(**objects), self.directory, **self._options)
-        self._history = find_callback(callbacks, keras.callbacks.History)
+        self._history = find_callback(self._list, keras.callbacks.History)
+        others = self._list.callbacks if self._listed is None else self._listed
+        self._others = CallbackStates([each for each in others if each is not self])
         self._initial_epoch = self.model._initial_epoch
-        self._restore()
-        if self._now.stopped:
-            self.model._initial_epoch = self.params["epochs"]
-        elif self._resumed_from is not None:
-            self.model._initial_epoch = self._now.epoch
+        dataset = dataset_of(epochs)
+        self._inputs = FitInputs(
+            epochs, before_epoch=self._before_epoch, before_step=self._before_step, **self._input_options
+        )
+        self._restore(dataset)
+        self._begin_where_it_was()
         self._step = self._saved_step = self._optimizer_steps()
         if self._resumed_from is None:
             self._saved_step = -1
-        inner = self.model.train_function
-        while isinstance(inner, StepFunction):  # left behind by a fit that was broken off
-            inner = inner.inner
-        self._step_function = StepFunction(inner, self.model.steps_per_execution, self._before_step)
-        self.model.train_function = self._step_function
         AfterAll(
-            _ORDER, on_train_begin=self._after_begin, on_epoch_end=self._after_epoch, on_train_end=self._after_training
-        ).join(callbacks)
+            _ORDER,
+            on_train_begin=self._after_begin,
+            on_epoch_end=self._after_epoch,
+            on_test_begin=self._before_validation,
+            on_train_end=self._after_training,
+        ).join(self._list)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Announce the epoch, and how much of it is done already."""
+        """Note the epoch."""
         # fit has read it; it must not outlive this fit, or the next one of the same model starts late.
         self.model._initial_epoch = self._initial_epoch
-        assert self._step_function is not None
         if epoch != self._now.epoch:  # fit was told to begin later
-            self._now = FitState(epoch)
-        self._step_function.begin_epoch(skip=self._now.batch)
+            assert self._inputs is not None
+            self._now, self._put_back = FitState(epoch), None
+            self._inputs.begin_anew()
 
     # Between and after -----------------------------------------------------------------------------------------------
 
-    def _before_step(self, batch: int) -> None:
-        self._step += self.model.steps_per_execution
-        saved = self.manager.maybe_save(
-            self._step, epoch=self._now.epoch, batch=batch, state=lambda: self._state(batch)
-        )
-        self._saved_step = self._step if saved is not None else self._saved_step
-
     def _after_begin(self) -> None:
+        if self._resumed_from is None:
+            return
         # The others have reset themselves by now.
-        if self._resumed_from is not None and self._history is not None:
+        self._others.put_back(self._now.callbacks)
+        if self._history is not None:
             self._history.history = {name: list(values) for name, values in self._now.history.items()}
             self._history.epoch = list(self._now.epochs)
+        randomness.reinstate(self._now.random)
+        if self._now.batch:
+            self._put_back = self.manager.hold()
+            BeforeAll(self._now.logs).join(self._list)
+
+    def _before_epoch(self) -> None:
+        if self._put_back is None:
+            return
+        # The epoch had begun already: what its beginning has changed, from metrics to the learning rate, is put back.
+        self._put_back()
+        self._put_back = None
+        self._others.put_back(self._now.callbacks)
+        randomness.reinstate(self._now.random)
+
+    def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
+        self._step += self.model.steps_per_execution
+        state = lambda: self._state(batch, logs())  # noqa: E731
+        saved = self.manager.maybe_save(self._step, epoch=self._now.epoch, batch=batch, state=state)
+        self._saved_step = self._step if saved is not None else self._saved_step
+
+    def _before_validation(self) -> None:
+        assert self._inputs is not None
+        self._inputs.begin_validation(validation_input(self.model))
 
     def _after_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
-        assert self._step_function is not None
-        self._step_function.end_epoch()
         self._step = self._optimizer_steps()
         self._now = FitState(epoch=epoch + 1)
         metrics = _numbers(logs)
@@ -188,19 +232,19 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._save(metrics)
 
     def _after_training(self) -> None:
-        assert self._step_function is not None
         self.model._initial_epoch = self._initial_epoch
-        self.model.train_function = self._step_function.inner
+        if self._was_over:  # nothing was trained: leave everything as the fit that did it has left it
+            randomness.reinstate(self._now.random)
         self._step = self._optimizer_steps()
         if self._step != self._saved_step:
             self._save({})
         self.manager.close()
-        self._fits = (*self._fits, self._fit_state(0))
+        self._fits = (*self._fits, (self._now if self._was_over else self._fit_state(0)).when_over())
         _finished_fits[os.path.realpath(self.directory)] = len(self._fits)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> None:
+    def _restore(self, dataset: Any) -> None:
         self._resumed_from, self._fits, self._now = None, (), FitState()
         there = self.manager.latest_checkpoint
         this_fit = _finished_fits.get(os.path.realpath(self.directory), 0)
@@ -215,9 +259,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"{self.directory} holds checkpoints up to {os.path.basename(there)}, and resume=False was asked for.\n"
                 "Choose an empty directory to start afresh, or let it resume: nothing is deleted or overwritten."
             )
-        if there is not None and self.model.built and self.model.optimizer is not None:
-            # As fit would at its first step; a fit that is over takes none, and its slots are wanted all the same.
-            self.model.optimizer.build(self.model.trainable_variables)
+        if there is not None:
+            self._build(dataset)
         try:
             record = self.manager.restore()
         except CheckpointNotFoundError:
@@ -227,7 +270,37 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._fits, self._now = fits[:this_fit], fits[min(this_fit, len(fits) - 1)]
         if this_fit < len(fits) - 1:  # a later fit was under way: this one is over
             self._now = FitState(**{**vars(self._now), "stopped": True})
-        at = self._now
+
+    def _build(self, dataset: Any) -> None:
+        """Make what fit makes in its first step, so that all of it takes its values now."""
+        try:
+            with self.model.distribute_strategy.scope():
+                self.model._symbolic_build(data_batch=dataset.element_spec)
+        except Exception as error:  # Keras raises whatever the model's call raises
+            _log.warning(
+                "%s cannot be built from the shapes of its data (%s): it is restored when fit builds it, and the "
+                "metrics of an epoch that is resumed in its middle count from there.",
+                self.model.name,
+                str(error).split("\n")[0],
+            )
+            if self.model.built and self.model.optimizer is not None:
+                self.model.optimizer.build(self.model.trainable_variables)
+
+    def _begin_where_it_was(self) -> None:
+        self._was_over, self._put_back = False, None
+        if self._resumed_from is None:
+            return
+        assert self._inputs is not None
+        at, record, epochs = self._now, self._resumed_from, self.params["epochs"]
+        self._was_over = at.stopped or at.epoch >= epochs
+        if self._was_over:
+            self.model._initial_epoch = epochs
+            self._inputs.leave_behind(at.inputs)
+            why = "a callback had stopped it" if at.stopped else f"{epochs} were asked for"
+            _log.warning("nothing to train: %s is at the end of epoch %d, and %s.", record.prefix, at.epoch, why)
+            return
+        self.model._initial_epoch = at.epoch
+        self._inputs.move_to(at.inputs, batch=at.batch, batches_per_epoch=at.batches_per_epoch)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
 
     def _is_older_than(self, prefix: str | None) -> bool:
@@ -239,14 +312,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         return next((self._fits_of(record) for record in self.manager.records() if record.prefix == latest), ())
 
     def _fits_of(self, record: CheckpointRecord) -> tuple[FitState, ...]:
-        state = self.manager.state(record).get(_STATE)
-        if state is not None:
-            return RunState.from_json(state.numpy()).fits
+        values = self.manager.state(record)
+        if _STATE in values:
+            return RunState.from_values(values, _STATE).fits
         # Written by a plain manager: model and optimizer go on, fit's epochs are not known.
         _log.warning("%s holds no state of a fit; its weights are taken and epochs are counted afresh.", record.prefix)
         return (FitState(),)
 
-    def _fit_state(self, batch: int) -> FitState:
+    def _fit_state(self, batch: int, logs: Mapping[str, Any] | None = None) -> FitState:
+        assert self._inputs is not None
         history = self._history
         return FitState(
             epoch=self._now.epoch,
@@ -254,10 +328,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             history={} if history is None else {name: list(values) for name, values in history.history.items()},
             epochs=() if history is None else tuple(history.epoch),
             stopped=bool(self.model.stop_training) and batch == 0,
+            logs=logs or {},
+            random=randomness.capture(),
+            callbacks=self._others.take(),
+            inputs=self._inputs.save(batch),
+            batches_per_epoch=self._inputs.batches_per_epoch,
         )
 
-    def _state(self, batch: int) -> dict[str, Any]:
-        return {_STATE: RunState((*self._fits, self._fit_state(batch))).to_json()}
+    def _state(self, batch: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return RunState((*self._fits, self._fit_state(batch, logs))).to_values(_STATE)
 
     def _save(self, metrics: dict[str, float]) -> None:
         epoch = self._now.epoch
@@ -304,6 +383,16 @@ def _best(monitor: str | None, mode: str | None) -> Best | None:
     if mode is None:
         raise ValueError(f'say whether {monitor!r} is better when smaller or larger: mode="min" or mode="max".')
     return Best(monitor, mode)
+
+
+def _validate(input_state: Any, max_input_state_bytes: Any, callbacks: Any) -> None:
+    if input_state not in INPUT_STATES:
+        raise ValueError(f"input_state must be one of {', '.join(map(repr, INPUT_STATES))}, got {input_state!r}.")
+    if not isinstance(max_input_state_bytes, int) or max_input_state_bytes < 0:
+        raise ValueError(f"max_input_state_bytes must be a whole number of bytes, got {max_input_state_bytes!r}.")
+    for callback in callbacks or ():
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise TypeError(f"callbacks must hold Keras callbacks, got {callback!r}.")
 
 
 def _numbers(logs: dict[str, Any]) -> dict[str, float]:

@@ -1,24 +1,38 @@
-"""How ckptkit gets into ``model.fit``: in front of the train function, and behind all other callbacks.
+"""How ckptkit gets into ``model.fit``: behind all other callbacks, and into the loop over the batches.
 
     callbacks = callback_list(on_train_begin_frame)
-    callbacks.callbacks.append(AfterAll(...))           # its hooks run when every other callback's have run
-    model.train_function = StepFunction(model.train_function, before_step)
+    epochs = epoch_iterator(on_train_begin_frame)
+    AfterAll(...).join(callbacks)                       # its hooks run when every other callback's have run
+    InputHooks(epochs, ...)                             # sees each iterator, each step, and may skip the first ones
 
-Keras calls ``make_train_function()``, then ``on_train_begin``, then reads ``model.train_function`` anew at every step.
+Keras goes over ``epoch_iterator``, which it makes before ``on_train_begin``, once an epoch, and asks it for the next
+step when every callback has seen the one before. Standing there, and not in front of the train function, skipping
+costs nothing: Keras begins the epoch at the later batch, and no callback sees a batch that is not trained.
 
-Source: keras/src/backend/tensorflow/trainer.py and keras/src/callbacks/callback_list.py of Keras 3.15;
-tests/test_fit.py fails if they work differently.
+Source: keras/src/backend/tensorflow/trainer.py, keras/src/trainers/epoch_iterator.py and
+keras/src/callbacks/callback_list.py of Keras 3.15; tests/test_fit.py fails if they work differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 import keras
 
-__all__ = ["AfterAll", "StepFunction", "callback_list", "find_callback"]
+from ckptkit.input_position import InputPosition
+
+__all__ = [
+    "AfterAll",
+    "BeforeAll",
+    "InputHooks",
+    "callback_list",
+    "epoch_iterator",
+    "find_callback",
+    "validation_input",
+]
 
 
 def callback_list(frame: FrameType | None) -> keras.callbacks.CallbackList:
@@ -39,9 +53,57 @@ def callback_list(frame: FrameType | None) -> keras.callbacks.CallbackList:
     return found
 
 
+def epoch_iterator(frame: FrameType | None) -> Any:
+    """Return what ``fit`` goes over in each epoch.
+
+    Args:
+        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
+
+    Raises:
+        RuntimeError: It was not Keras' own ``fit``.
+    """
+    found = None if frame is None or frame.f_back is None else frame.f_back.f_locals.get("epoch_iterator")
+    if not hasattr(found, "_enumerate_iterator"):
+        raise RuntimeError(
+            "on_train_begin was not called by keras.Model.fit of a version that ckptkit knows (3.5 and later). "
+            "In a loop of your own use ckptkit.TrainingLoop."
+        )
+    return found
+
+
+def validation_input(model: keras.Model) -> Any:
+    """Return what the validation that is beginning in ``fit`` goes over; None for another one."""
+    return getattr(model, "_eval_epoch_iterator", None)
+
+
 def find_callback(callbacks: keras.callbacks.CallbackList, kind: type[Any]) -> Any:
     """Return the first callback of a class, None if there is none."""
     return next((callback for callback in callbacks.callbacks if isinstance(callback, kind)), None)
+
+
+class BeforeAll(keras.callbacks.Callback):
+    """Completes an epoch's logs before any callback sees them.
+
+    Args:
+        logs: What the last train step returned; it goes in where an epoch has none because it had no step left to do.
+    """
+
+    def __init__(self, logs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._logs = dict(logs)
+
+    def join(self, callbacks: keras.callbacks.CallbackList) -> None:
+        """Take a place at the beginning of a list."""
+        # A new list, since Keras may be walking over the old one.
+        callbacks.callbacks = [self, *callbacks.callbacks]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Complete the logs of the first epoch."""
+        if logs is not None and not self._logs.keys() & logs.keys():
+            rest = dict(logs)
+            logs.clear()
+            logs.update(self._logs | rest)
+        self._logs = {}
 
 
 class AfterAll(keras.callbacks.Callback):
@@ -49,7 +111,7 @@ class AfterAll(keras.callbacks.Callback):
 
     Args:
         order: Of several at the end of a list, the lower comes first.
-        on_train_begin, on_epoch_end, on_train_end: The hooks.
+        on_train_begin, on_epoch_end, on_test_begin, on_train_end: The hooks.
     """
 
     def __init__(
@@ -58,12 +120,14 @@ class AfterAll(keras.callbacks.Callback):
         *,
         on_train_begin: Callable[[], None] = lambda: None,
         on_epoch_end: Callable[[int, dict[str, Any]], None] = lambda epoch, logs: None,
+        on_test_begin: Callable[[], None] = lambda: None,
         on_train_end: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.order = order
         self._train_begin = on_train_begin
         self._epoch_end = on_epoch_end
+        self._test_begin = on_test_begin
         self._train_end = on_train_end
         self._list: keras.callbacks.CallbackList | None = None
 
@@ -82,62 +146,80 @@ class AfterAll(keras.callbacks.Callback):
         """Run the hook."""
         self._epoch_end(epoch, logs or {})
 
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Run the hook."""
+        self._test_begin()
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Run the hook and leave the list, which a user may pass to another ``fit``."""
         assert self._list is not None
         # A new list, since Keras is walking over the old one.
-        self._list.callbacks = [callback for callback in self._list.callbacks if callback is not self]
+        ours = (BeforeAll, type(None))
+        self._list.callbacks = [c for c in self._list.callbacks if c is not self and not isinstance(c, ours)]
         self._train_end()
 
 
-class StepFunction:
-    """Stands in front of a model's train function.
-
-    Work that is due between two steps is done at the start of the next one, when every callback has seen the step
-    before. Calls that do not come from the epoch that was announced go straight through: a callback may use
-    ``train_on_batch``, and a ``fit`` that was broken off leaves this function behind in the model.
+class InputHooks:
+    """Gets into the loop over the batches, of training or of validation.
 
     Args:
-        inner: The model's own train function.
-        steps_per_call: Keras' ``steps_per_execution``.
-        before_step: Called before a step that follows another in the same epoch, with the batches done in it.
+        epochs: Keras' epoch iterator.
+        position: Goes over its dataset in its place.
+        before_epoch: Called when the loop over the batches begins, behind every ``on_epoch_begin``.
+        before_step: Called before a step that follows another in the same epoch, with the batches done in it and a
+            function that returns the logs of the last step.
     """
 
-    def __init__(self, inner: Callable[[Any], Any], steps_per_call: int, before_step: Callable[[int], None]) -> None:
-        self.inner = inner
-        self._steps_per_call = steps_per_call
+    def __init__(
+        self,
+        epochs: Any,
+        position: InputPosition,
+        before_epoch: Callable[[], None] = lambda: None,
+        before_step: Callable[[int, Callable[[], Mapping[str, Any]]], None] | None = None,
+    ) -> None:
+        self._epochs = epochs
+        self._position = position
+        self._before_epoch = before_epoch
         self._before_step = before_step
-        self._announced = False
-        self._iterator: Any = None
         self._skip = 0
-        self._stepped = False
-        self.batch = 0
+        epochs._get_iterator = lambda: position
+        epochs._enumerate_iterator = self._steps
 
-    def begin_epoch(self, skip: int) -> None:
-        """Announce an epoch, of which the first ``skip`` batches are drawn and dropped."""
-        self._announced, self._iterator, self._skip, self._stepped, self.batch = True, None, skip, False, 0
+    def skip(self, batches: int) -> None:
+        """Begin the next epoch behind so many batches; the position is moved there as well."""
+        self._skip = batches
 
-    def end_epoch(self) -> None:
-        """Say that the epoch is over: further calls are somebody else's."""
-        self._announced, self._iterator = False, None
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next epoch goes on with the iterator that is there now."""
+        return self._epochs.steps_per_epoch is not None and self._epochs._current_iterator is not None
 
-    def __call__(self, iterator: Any) -> Any:
-        """Do one call of the train function, or skip it."""
-        if self._announced and self._iterator is None:
-            self._iterator = iterator
-        if not self._announced or iterator is not self._iterator:
-            return self.inner(iterator)
-        if self.batch < self._skip:
-            return self._drop(iterator)
-        if self._stepped:
-            self._before_step(self.batch)
-        logs = self.inner(iterator)
-        self._stepped = True
-        self.batch += self._steps_per_call
-        return logs
+    def _steps(self) -> Iterator[tuple[int, int, Any]]:
+        skip, self._skip = self._skip, 0
+        self._before_epoch()
+        first = True
+        for begin, end, iterator in type(self._epochs)._enumerate_iterator(self._epochs):
+            if begin < skip:
+                continue
+            if first and skip and self._epochs.steps_per_epoch is not None:
+                # Keras has counted from this epoch's start, and the stream began in an earlier one.
+                self._epochs._steps_seen += self._position.drawn - skip
+            if not first and self._before_step is not None:
+                self._before_step(begin, _logs_of_caller)
+            first = False
+            self._position.drew(self._epochs.steps_per_execution)
+            yield begin, end, iterator
 
-    def _drop(self, iterator: Any) -> dict[str, Any]:
-        for _ in range(self._steps_per_call):
-            next(iterator)
-            self.batch += 1
-        return {}
+
+def dataset_of(epochs: Any) -> Iterable[Any]:
+    """Return the dataset that Keras' epoch iterator goes over."""
+    return epochs._get_iterator()  # type: ignore[no-any-return]
+
+
+def _logs_of_caller() -> Mapping[str, Any]:
+    """Return the logs of the last step: a local variable of ``fit``, which is asking for the next one."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and "training_logs" not in frame.f_locals:
+        frame = frame.f_back
+    logs = None if frame is None else frame.f_locals.get("logs")
+    return logs if isinstance(logs, Mapping) else {}

@@ -395,13 +395,22 @@ class CheckpointManager:
     @contextmanager
     def borrowed(self, record: CheckpointRecord) -> Iterator[None]:
         """Hold the values of a checkpoint in the objects for a while, and put the live ones back after."""
-        live = self._graph.variables()
+        put_back = self.hold()
         restoring.restore(self._graph, record.prefix)
         try:
             yield
         finally:
-            for variable, value in live:
+            put_back()
+
+    def hold(self) -> Callable[[], None]:
+        """Hold every value as it is now; calling the result puts them back."""
+        held = self._graph.variables()
+
+        def put_back() -> None:
+            for variable, value in held:
                 variable.assign(value)
+
+        return put_back
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""

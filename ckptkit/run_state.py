@@ -1,22 +1,28 @@
 """Where a run of ``model.fit`` stands, beside the values of its variables.
 
     state = RunState((FitState(epoch=3, batch=120, history={"loss": [0.9, 0.5, 0.4]}, epochs=(0, 1, 2)),))
-    RunState.from_json(state.to_json()) == state
+    RunState.from_values(state.to_values()) == state
 
 A script may call ``fit`` several times on one model; each call has a state, and the last one is under way or over.
-Floats pass through unchanged: JSON holds the shortest decimal that reads back as the same double.
+What is stored is one JSON text and the arrays that it refers to. Floats pass through unchanged: JSON holds the shortest
+decimal that reads back as the same double. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["FitState", "RunState"]
+__all__ = ["FitState", "RunState", "pack", "unpack"]
+
+_PLAIN = (str, int, float, bool, type(None))
+_MARK = "__ckptkit__"  # in place of a value that JSON does not know
+_SCALARS = "?bBhHiIlLqQefd"  # NumPy's numbers that a Python number holds exactly
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,11 @@ class FitState:
         history: ``History.history``, a list a metric.
         epochs: ``History.epoch``, the numbers of the epochs in it.
         stopped: Whether a callback had set ``model.stop_training``.
+        logs: What the last train step returned, by name; empty at an epoch's end.
+        random: State of the global random number generators.
+        callbacks: State of the other callbacks, by name; empty for a fit that is over.
+        inputs: Places in the training and validation data, by ``train`` and ``validation``.
+        batches_per_epoch: Batches in an epoch, as far as Keras knows.
     """
 
     epoch: int = 0
@@ -36,6 +47,20 @@ class FitState:
     history: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     epochs: Sequence[int] = ()
     stopped: bool = False
+    logs: Mapping[str, Any] = field(default_factory=dict)
+    random: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    batches_per_epoch: int | None = None
+
+    def when_over(self) -> FitState:
+        """Return what is still wanted of this fit when it is over: no iterators' states, no best weights."""
+        callbacks = {
+            name: {**state, "best_weights": None} if isinstance(state, Mapping) and "best_weights" in state else state
+            for name, state in self.callbacks.items()
+        }
+        inputs = {name: {**place, "state": ()} for name, place in self.inputs.items()}
+        return replace(self, callbacks=callbacks, inputs=inputs, logs={})
 
 
 @dataclass(frozen=True)
@@ -44,17 +69,88 @@ class RunState:
 
     fits: tuple[FitState, ...] = ()
 
-    def to_json(self) -> str:
-        """Return the state as JSON."""
-        return json.dumps(asdict(self), default=_plain)
+    def to_values(self, name: str = "run_state") -> dict[str, Any]:
+        """Return the state as a JSON text under ``name`` and arrays under ``name/0``, ``name/1`` and so on."""
+        return pack({"fits": [vars(fit) for fit in self.fits]}, name)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> RunState:
-        """Read what :meth:`to_json` wrote."""
-        fits = json.loads(text)["fits"]
-        return cls(tuple(FitState(**{**fit, "epochs": tuple(fit["epochs"])}) for fit in fits))
+    def from_values(cls, values: Mapping[str, Any], name: str = "run_state") -> RunState:
+        """Read what :meth:`to_values` returned; values may be bytes, arrays or tensors."""
+        known = {each.name for each in fields(FitState)}
+        fits = unpack(values, name)["fits"]
+        return cls(tuple(FitState(**{key: value for key, value in fit.items() if key in known}) for fit in fits))
 
 
-def _plain(value: Any) -> Any:
-    # Logs may hold NumPy and TensorFlow numbers and arrays; History does not mind plain ones.
-    return np.asarray(value).tolist()
+def pack(value: Any, name: str) -> dict[str, Any]:
+    """Turn a tree of plain values and arrays into a JSON text and arrays.
+
+    Args:
+        value: None, bool, int, float, str, bytes, NumPy and TensorFlow values, and lists, tuples and dicts of them.
+        name: Key of the text; arrays go under ``name/0``, ``name/1`` …
+
+    Raises:
+        TypeError: There is something else in it; the message says where.
+    """
+    values: dict[str, Any] = {}
+
+    def store(array: Any) -> int:
+        values[f"{name}/{len(values)}"] = array
+        return len(values) - 1
+
+    text = json.dumps(_packed(value, "", store))
+    return {name: text, **values}
+
+
+def unpack(values: Mapping[str, Any], name: str) -> Any:
+    """Turn what :func:`pack` returned back into the tree."""
+    text = _plain(values[name])
+    return _unpacked(json.loads(text), lambda number: np.asarray(values[f"{name}/{number}"]))
+
+
+def _packed(value: Any, path: str, store: Callable[[Any], int]) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, bytes):
+        return {_MARK: "bytes", "value": base64.b64encode(value).decode()}
+    if isinstance(value, tuple):
+        return {_MARK: "tuple", "value": [_packed(item, f"{path}[{at}]", store) for at, item in enumerate(value)]}
+    if isinstance(value, list):
+        return [_packed(item, f"{path}[{at}]", store) for at, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        items = [[_packed(key, f"{path} key", store), _packed(value[key], f"{path}[{key!r}]", store)] for key in value]
+        if all(isinstance(key, str) and key != _MARK for key in value):
+            return dict(items)
+        return {_MARK: "dict", "value": items}
+    if isinstance(value, np.generic) and value.dtype.char in _SCALARS:
+        return {_MARK: "scalar", "dtype": value.dtype.name, "value": value.item()}
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return {_MARK: "array", "value": store(value)}
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):  # of a subclass, such as an enum's member
+            return kind(value)
+    raise TypeError(
+        f"cannot store {path or 'the value'}: {type(value).__name__} is not a number, text, bytes, array, "
+        "or a list, tuple or dict of these."
+    )
+
+
+def _unpacked(value: Any, load: Callable[[int], Any]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, load) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get(_MARK)
+    if kind is None:
+        return {key: _unpacked(item, load) for key, item in value.items()}
+    inner = value["value"]
+    if kind == "bytes":
+        return base64.b64decode(inner)
+    if kind == "tuple":
+        return tuple(_unpacked(item, load) for item in inner)
+    if kind == "dict":
+        return {_unpacked(key, load): _unpacked(item, load) for key, item in inner}
+    return np.dtype(value["dtype"]).type(inner) if kind == "scalar" else load(inner)
+
+
+def _plain(text: Any) -> str | bytes:
+    return text if isinstance(text, (str, bytes)) else bytes(np.asarray(text)[()])

@@ -26,7 +26,8 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.checkpoint import checkpoint as tf_checkpoint
 from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util
 from tensorflow.python.checkpoint import restore as tf_restore
-from tensorflow.python.ops import resource_variable_ops
+from tensorflow.python.eager import context
+from tensorflow.python.ops import resource_variable_ops, stateful_random_ops
 from tensorflow.python.trackable import base
 from tensorflow.python.training.saving import saveable_object
 
@@ -41,7 +42,10 @@ __all__ = [
     "ObjectGraph",
     "assign",
     "copy_graph",
+    "eager_random_state",
+    "inputs_of",
     "is_variable",
+    "obstacle_of",
     "open_reader",
     "pick_up_iterator",
     "plain_keys",
@@ -50,6 +54,9 @@ __all__ = [
     "read_extras",
     "read_graph",
     "read_tensors",
+    "set_eager_random_state",
+    "shuffles_in",
+    "stateful_operation",
 ]
 
 GRAPH_KEY = base.OBJECT_GRAPH_PROTO_KEY
@@ -213,18 +220,61 @@ def assign(variable: tf.Variable, value: tf.Tensor) -> None:
 
 
 def pick_up_iterator(iterator: tf.data.Iterator) -> tf.Tensor:
-    """Return the position of an iterator, shuffle buffer included, as a tensor.
+    """Return the position of an iterator, shuffle buffer included, as a scalar string tensor.
 
     Raises:
         tf.errors.OpError: Its pipeline holds state that cannot be saved.
         NotImplementedError: It is of a kind that TensorFlow does not save.
     """
-    return iterator._serialize_to_tensors()[_POSITION]
+    with tf.device("cpu:0"):
+        return tf.io.serialize_tensor(iterator._serialize_to_tensors()[_POSITION])
+
+
+def shuffles_in(state: tf.Tensor) -> int:
+    """Return how many shuffles are alive in a position that :func:`pick_up_iterator` returned."""
+    return int(state.numpy().count(b"epoch_num_random_samples"))
 
 
 def put_down_iterator(iterator: tf.data.Iterator, state: tf.Tensor) -> None:
     """Move a fresh iterator over the same dataset to a position that :func:`pick_up_iterator` returned."""
-    iterator._restore_from_tensors({_POSITION: state})
+    iterator._restore_from_tensors({_POSITION: tf.io.parse_tensor(state, tf.variant)})
+
+
+def inputs_of(dataset: tf.data.Dataset) -> list[tf.data.Dataset]:
+    """Return the datasets that a dataset is made of."""
+    return list(dataset._inputs())
+
+
+def stateful_operation(dataset: tf.data.Dataset) -> str | None:
+    """Say which operation of a dataset keeps state that no iterator's state holds; None if there is none."""
+    try:
+        dataset._as_serialized_graph(external_state_policy=tf.data.experimental.ExternalStatePolicy.FAIL)
+    except tf.errors.FailedPreconditionError as error:
+        return obstacle_of(error)
+    return None
+
+
+def obstacle_of(error: Exception) -> str:
+    """Return the one clause of a TensorFlow error that says what is in the way."""
+    return str(error).split("\n")[0].split("}} ")[-1].split(" [Op:")[0].rstrip(".")
+
+
+def eager_random_state() -> dict[str, Any]:
+    """Return the state of TensorFlow's random numbers outside of graphs, as far as there is one."""
+    generator = context.context()._rng  # where eager operations take their seeds from, if a global seed was set
+    state: dict[str, Any] = {} if generator is None else {"operations": generator.getstate()}
+    if stateful_random_ops.global_generator is not None:
+        state["generator"] = stateful_random_ops.global_generator.state.numpy()
+    return state
+
+
+def set_eager_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what :func:`eager_random_state` returned."""
+    generator = context.context()._rng
+    if generator is not None and "operations" in state:
+        generator.setstate(state["operations"])
+    if "generator" in state:
+        tf.random.get_global_generator().state.assign(state["generator"])
 
 
 class _Addition(base.Trackable):

@@ -1,0 +1,134 @@
+"""What the other callbacks of a fit remember, taken without their help and put back after they have reset themselves.
+
+    states = CallbackStates([early_stopping, reduce_lr])
+    saved = states.take()                # {"EarlyStopping": {"best": 0.31, "wait": 2, ...}, ...}
+    states.put_back(saved)
+
+A callback joins with two methods of its own: ``get_state()`` returns plain values and arrays, ``set_state(state)``
+takes them back. Of Keras' own callbacks the attributes below are known.
+
+Source: keras/src/callbacks of Keras 3.15; tests/test_callback_state.py fails if they keep their state elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["CallbackStates"]
+
+_log = logging.getLogger("ckptkit")
+
+# The comparison (``monitor_op``, and the sign of ``min_delta``) is set up lazily, once a process: it is not state.
+_ATTRIBUTES: dict[type[Any], tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen", "_current_epoch"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
+}
+
+
+class CallbackStates:
+    """The states of some callbacks, each under the name of its class.
+
+    Args:
+        callbacks: Those that may have a state; of several of one class, the order tells which is which.
+    """
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self._callbacks: dict[str, Any] = {}
+        self._converted: dict[int, tuple[np.ndarray[Any, Any], tf.Tensor]] = {}
+        counts: Counter[str] = Counter()
+        for callback in callbacks:
+            name = type(callback).__name__
+            counts[name] += 1
+            if _has_state(callback):
+                self._callbacks[name if counts[name] == 1 else f"{name}#{counts[name]}"] = callback
+
+    def take(self) -> dict[str, Any]:
+        """Return every state as it is now: plain values, NumPy arrays and tensors."""
+        before, self._converted = self._converted, {}
+        return {name: self._held(_get(callback), before) for name, callback in self._callbacks.items()}
+
+    def put_back(self, states: Mapping[str, Any]) -> None:
+        """Put back what :meth:`take` returned; say which states and callbacks have no counterpart."""
+        for name in sorted(states.keys() - self._callbacks.keys()):
+            _log.warning("the checkpoint holds the state of a callback %s, which this fit does not have.", name)
+        for name in sorted(self._callbacks.keys() - states.keys()):
+            _log.warning("the checkpoint holds no state of the callback %s; it starts afresh.", name)
+        for name in sorted(states.keys() & self._callbacks.keys()):
+            _set(self._callbacks[name], states[name])
+
+    def _held(self, value: Any, before: Mapping[int, tuple[Any, tf.Tensor]]) -> Any:
+        # EarlyStopping's best weights are the same arrays for many epochs: they are copied once. An array that is
+        # changed in place would be taken for unchanged, so it is only done for its.
+        if not isinstance(value, dict) or not isinstance(value.get("best_weights"), list):
+            return value
+        tensors = []
+        for array in value["best_weights"]:
+            held = before.get(id(array))
+            self._converted[id(array)] = held if held is not None else (array, tf.convert_to_tensor(array))
+            tensors.append(self._converted[id(array)][1])
+        return {**value, "best_weights": tensors}
+
+
+def _has_state(callback: Any) -> bool:
+    if _has_protocol(callback) or isinstance(callback, keras.callbacks.CSVLogger):
+        return True
+    return isinstance(callback, tuple(_ATTRIBUTES))
+
+
+def _has_protocol(callback: Any) -> bool:
+    return callable(getattr(callback, "get_state", None)) and callable(getattr(callback, "set_state", None))
+
+
+def _get(callback: Any) -> Any:
+    if _has_protocol(callback):
+        return callback.get_state()
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        return _lines_of(callback)
+    # As numbers: TensorBoard keeps a tensor where it started with an int.
+    values = {name: getattr(callback, name) for name in _names(callback) if hasattr(callback, name)}
+    return {name: value.numpy() if tf.is_tensor(value) else value for name, value in values.items()}
+
+
+def _set(callback: Any, state: Any) -> None:
+    if _has_protocol(callback):
+        callback.set_state(state)
+    elif isinstance(callback, keras.callbacks.CSVLogger):
+        _go_on_after(callback, state)
+    else:
+        for name in _names(callback):
+            if name in state:
+                setattr(callback, name, state[name])
+
+
+def _names(callback: Any) -> list[str]:
+    return [name for kind, names in _ATTRIBUTES.items() if isinstance(callback, kind) for name in names]
+
+
+def _lines_of(logger: Any) -> dict[str, Any]:
+    if logger.csv_file is not None and not logger.csv_file.closed:
+        logger.csv_file.flush()
+    text = b""
+    if tf.io.gfile.exists(logger.filename):
+        with tf.io.gfile.GFile(logger.filename, "rb") as file:
+            text = file.read()
+    return {"text": text, "keys": logger.keys}
+
+
+def _go_on_after(logger: Any, state: Mapping[str, Any]) -> None:
+    """Bring the file to what it was: no line is lost to its truncation at the start, none is written twice."""
+    logger.csv_file.close()
+    with tf.io.gfile.GFile(logger.filename, "wb") as file:
+        file.write(state["text"])
+    append, logger.append = logger.append, True
+    logger.on_train_begin()  # opens it anew, behind what is there
+    logger.append, logger.keys = append, state["keys"]

@@ -1,0 +1,170 @@
+"""The training and the validation data of one ``fit``: where they are, and how they come back there.
+
+    inputs = FitInputs(epochs, input_state="auto", limit=DEFAULT_LIMIT, before_epoch=..., before_step=...)
+    inputs.move_to(saved, batch=120)
+    saved = inputs.save(batch=0)
+
+Source: keras/src/trainers/data_adapters of Keras 3.15; tests/test_fit_inputs.py fails if they work differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ckptkit.errors import CheckpointMismatchError
+from ckptkit.fit import InputHooks, dataset_of
+from ckptkit.input_position import InputPosition
+
+__all__ = ["FitInputs"]
+
+
+class FitInputs:
+    """What a ``fit`` trains and validates on.
+
+    Args:
+        epochs: Keras' epoch iterator.
+        input_state: ``"auto"``, ``"iterator"``, ``"replay"`` or ``"restart"``.
+        limit: Most bytes that the state of an iterator may take.
+        before_epoch: Called when the loop over an epoch's batches begins.
+        before_step: Called between two steps of an epoch; see :class:`ckptkit.fit.InputHooks`.
+    """
+
+    def __init__(
+        self,
+        epochs: Any,
+        *,
+        input_state: str,
+        limit: int,
+        before_epoch: Callable[[], None],
+        before_step: Callable[[int, Callable[[], Mapping[str, Any]]], None],
+    ) -> None:
+        self._options: dict[str, Any] = {"input_state": input_state, "limit": limit}
+        self._epochs = epochs
+        self._train = _position(epochs, "training data", **self._options)
+        self._validation: InputPosition | None = None
+        self._saved_validation: Mapping[str, Any] | None = None
+        self._before_epoch = before_epoch
+        self._hooks = InputHooks(epochs, self._train, self._begin, before_step)
+        self._said = False
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Batches in an epoch, None as long as Keras has not counted them."""
+        batches = self._epochs.num_batches
+        return None if batches is None else int(batches)
+
+    def save(self, batch: int) -> dict[str, Any]:
+        """Return where both are.
+
+        Args:
+            batch: Batches done in the epoch that is under way; 0 between two epochs.
+        """
+        places: dict[str, Any] = {"train": _saved(self._train, goes_on=batch > 0 or self._hooks.goes_on)}
+        if not self._said:
+            self._train.say()
+            self._said = True
+        if self._validation is not None:
+            places["validation"] = _saved(self._validation, goes_on=False)
+        elif self._saved_validation is not None:
+            places["validation"] = self._saved_validation
+        return places
+
+    def move_to(self, saved: Mapping[str, Any], *, batch: int, batches_per_epoch: int | None) -> None:
+        """Let the next epoch begin where :meth:`save` was called.
+
+        Args:
+            saved: What it returned.
+            batch: Batches done in the epoch.
+            batches_per_epoch: Batches in an epoch of the run that was saved, None if it did not know.
+
+        Raises:
+            CheckpointMismatchError: The place is not there in this data.
+        """
+        place = saved.get("train")
+        if place is None:
+            return
+        self._compare(place, batch, batches_per_epoch)
+        if self._epochs._num_batches is None:
+            self._epochs._num_batches = batches_per_epoch  # Keras has counted them in the first epoch
+        self._train.move_to(place, place["state"])
+        self._hooks.skip(batch)
+        _replay_hooks(self._epochs, place, at_end=0)
+        self._saved_validation = saved.get("validation")
+
+    def begin_anew(self) -> None:
+        """Forget where to move to: the data begin with their first batch."""
+        self._train.stay()
+        self._hooks.skip(0)
+
+    def leave_behind(self, saved: Mapping[str, Any]) -> None:
+        """Leave the training data as a fit left them that had come to this place and is over."""
+        if "train" in saved:
+            self._train.leave_behind(saved["train"])
+
+    def begin_validation(self, epochs: Any) -> None:
+        """Get into the loop over the validation data, as soon as Keras has made it."""
+        if epochs is None or self._validation is not None:
+            return
+        self._validation = _position(epochs, "validation data", **self._options)
+        InputHooks(epochs, self._validation)
+        if self._saved_validation is not None:
+            self._validation.move_to(self._saved_validation, ())
+            _replay_hooks(epochs, self._saved_validation, at_end=1)
+
+    def _begin(self) -> None:
+        self._before_epoch()
+        self._train.prepare()
+
+    def _compare(self, place: Mapping[str, Any], batch: int, before: int | None) -> None:
+        now, per_call = self.batches_per_epoch, self._epochs.steps_per_execution
+        if self._options["input_state"] == "restart" or not batch:
+            return
+        if now is not None and before is not None and now != before:
+            raise CheckpointMismatchError(
+                f"the checkpoint was saved at batch {batch} of an epoch of {before} batches, and the data has {now} "
+                "batches an epoch now.\nResume with the data and the batch size it was saved with, or pass "
+                'input_state="restart" to train the rest of the epoch on its first batches.'
+            )
+        if batch % per_call and batch != now:
+            raise CheckpointMismatchError(
+                f"the checkpoint was saved at batch {batch} of an epoch, which steps_per_execution={per_call} steps "
+                "over.\nCompile the model with the steps_per_execution it was saved with."
+            )
+
+
+def _position(epochs: Any, name: str, *, input_state: str, limit: int) -> InputPosition:
+    """Return the position in what Keras' epoch iterator goes over, which knows more of it than its dataset tells."""
+    adapter = epochs.data_adapter
+    kind = type(adapter).__name__
+    obstacle = None
+    if kind == "PyDatasetAdapter":
+        obstacle = "a PyDataset has no state that can be saved"
+    if kind == "ArrayDataAdapter" and adapter._shuffle == "batch":
+        obstacle = 'shuffle="batch" shuffles each batch on its own'
+    return InputPosition(
+        dataset_of(epochs),
+        input_state=input_state,
+        limit=limit,
+        one_stream=kind == "GeneratorDataAdapter",
+        exact=kind == "ArrayDataAdapter",  # its only random operation draws the whole epoch's order at once
+        obstacle=obstacle,
+        name=name,
+    )
+
+
+def _saved(position: InputPosition, *, goes_on: bool) -> dict[str, Any]:
+    place, state = position.save(goes_on=goes_on)
+    return {**place, "state": state}
+
+
+def _replay_hooks(epochs: Any, place: Mapping[str, Any], *, at_end: int) -> None:
+    """Tell a PyDataset of the epochs it has seen: many shuffle themselves at the end of each."""
+    dataset = getattr(epochs.data_adapter, "py_dataset", None)
+    if dataset is None:
+        return
+    for drawn in place["before"]:
+        if drawn:
+            dataset.on_epoch_begin()
+            for _ in range(1 + at_end):  # Keras ends an epoch once more before each validation
+                dataset.on_epoch_end()
