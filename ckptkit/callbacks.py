@@ -300,7 +300,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             _log.warning("nothing to train: %s is at the end of epoch %d, and %s.", record.prefix, at.epoch, why)
             return
         self.model._initial_epoch = at.epoch
-        self._inputs.move_to(at.inputs, batch=at.batch, batches_per_epoch=at.batches_per_epoch)
+        self._inputs.move_to(at.inputs, batch=at.batch)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
 
     def _is_older_than(self, prefix: str | None) -> bool:
@@ -332,7 +332,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             random=randomness.capture(),
             callbacks=self._others.take(),
             inputs=self._inputs.save(batch),
-            batches_per_epoch=self._inputs.batches_per_epoch,
         )
 
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 import keras
+import numpy as np
 
 from ckptkit.input_position import InputPosition
 
@@ -90,7 +91,7 @@ class BeforeAll(keras.callbacks.Callback):
 
     def __init__(self, logs: Mapping[str, Any]) -> None:
         super().__init__()
-        self._logs = dict(logs)
+        self._logs = {name: value.item() if np.ndim(value) == 0 else value for name, value in logs.items()}
 
     def join(self, callbacks: keras.callbacks.CallbackList) -> None:
         """Take a place at the beginning of a list."""

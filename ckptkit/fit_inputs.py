@@ -48,19 +48,15 @@ class FitInputs:
         self._hooks = InputHooks(epochs, self._train, self._begin, before_step)
         self._said = False
 
-    @property
-    def batches_per_epoch(self) -> int | None:
-        """Batches in an epoch, None as long as Keras has not counted them."""
-        batches = self._epochs.num_batches
-        return None if batches is None else int(batches)
-
     def save(self, batch: int) -> dict[str, Any]:
         """Return where both are.
 
         Args:
             batch: Batches done in the epoch that is under way; 0 between two epochs.
         """
-        places: dict[str, Any] = {"train": _saved(self._train, goes_on=batch > 0 or self._hooks.goes_on)}
+        train = _saved(self._train, goes_on=batch > 0 or self._hooks.goes_on)
+        lengths = {"per_epoch": self._epochs.num_batches, "counted": self._epochs._num_batches}
+        places: dict[str, Any] = {"train": {**train, **lengths}}
         if not self._said:
             self._train.say()
             self._said = True
@@ -70,13 +66,12 @@ class FitInputs:
             places["validation"] = self._saved_validation
         return places
 
-    def move_to(self, saved: Mapping[str, Any], *, batch: int, batches_per_epoch: int | None) -> None:
+    def move_to(self, saved: Mapping[str, Any], *, batch: int) -> None:
         """Let the next epoch begin where :meth:`save` was called.
 
         Args:
             saved: What it returned.
             batch: Batches done in the epoch.
-            batches_per_epoch: Batches in an epoch of the run that was saved, None if it did not know.
 
         Raises:
             CheckpointMismatchError: The place is not there in this data.
@@ -84,9 +79,9 @@ class FitInputs:
         place = saved.get("train")
         if place is None:
             return
-        self._compare(place, batch, batches_per_epoch)
+        self._compare(place, batch)
         if self._epochs._num_batches is None:
-            self._epochs._num_batches = batches_per_epoch  # Keras has counted them in the first epoch
+            self._epochs._num_batches = place["counted"]  # by Keras, in the first epoch
         self._train.move_to(place, place["state"])
         self._hooks.skip(batch)
         _replay_hooks(self._epochs, place, at_end=0)
@@ -114,10 +109,11 @@ class FitInputs:
 
     def _begin(self) -> None:
         self._before_epoch()
-        self._train.prepare()
+        if not self._hooks.goes_on:
+            self._train.prepare()
 
-    def _compare(self, place: Mapping[str, Any], batch: int, before: int | None) -> None:
-        now, per_call = self.batches_per_epoch, self._epochs.steps_per_execution
+    def _compare(self, place: Mapping[str, Any], batch: int) -> None:
+        before, now, per_call = place["per_epoch"], self._epochs.num_batches, self._epochs.steps_per_execution
         if self._options["input_state"] == "restart" or not batch:
             return
         if now is not None and before is not None and now != before:

@@ -75,16 +75,18 @@ class InputPosition:
         self._pending: tuple[int, str, Sequence[tf.Tensor]] | None = None
         self._random: Mapping[str, Any] = {}  # when the newest iterator was made: Python code may draw from it
         self._outside: Mapping[str, Any] | None = None
+        self._is_prepared = False
         self._next: tf.Tensor | None = None  # the state of the next iterator that is made
         self.way: str | None = None if input_state == "auto" else input_state
 
     def __iter__(self) -> Iterator[Any]:
         """Make an iterator; the first after :meth:`move_to` is moved."""
-        self.prepare()
+        if not self._is_prepared:
+            self.prepare()
+        self._is_prepared = False
         pending, self._pending = self._pending, None
         if pending is not None:
             self._fast_forward(self._iterators)
-        self._random = self._random if pending is not None and self._random else randomness.capture()
         self._current = iter(self._dataset)
         self._iterators.append(0)
         if self._next is not None:
@@ -96,7 +98,10 @@ class InputPosition:
 
     def prepare(self) -> None:
         """Get ready for the next iterator: a source in Python may begin to draw random numbers before it is made."""
-        if self._pending is not None and self._pending[1] == "replay" and self._outside is None:
+        self._is_prepared = True
+        if self._pending is None or not self._random:
+            self._random = randomness.capture()
+        elif self._pending[1] == "replay":
             self._outside = randomness.capture()
             randomness.reinstate(self._random)
 
@@ -251,8 +256,8 @@ class InputPosition:
                     f"{done} batches.\nResume with the data it was saved with, or pass "
                     'input_state="restart" to begin it anew.'
                 ) from None
-        assert self._outside is not None
-        # What the source has drawn from is where it was; what it has not belongs to others.
-        drawn_from = randomness.changed_since(self._random) if self._random else set()
-        randomness.reinstate({name: state for name, state in self._outside.items() if name not in drawn_from})
-        self._outside = None
+        if self._outside is not None:
+            # What the source has drawn from is where it was; what it has not belongs to others.
+            drawn_from = randomness.changed_since(self._random)
+            randomness.reinstate({name: state for name, state in self._outside.items() if name not in drawn_from})
+            self._outside = None

@@ -39,7 +39,6 @@ class FitState:
         random: State of the global random number generators.
         callbacks: State of the other callbacks, by name; empty for a fit that is over.
         inputs: Places in the training and validation data, by ``train`` and ``validation``.
-        batches_per_epoch: Batches in an epoch, as far as Keras knows.
     """
 
     epoch: int = 0
@@ -51,7 +50,6 @@ class FitState:
     random: Mapping[str, Any] = field(default_factory=dict)
     callbacks: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    batches_per_epoch: int | None = None
 
     def when_over(self) -> FitState:
         """Return what is still wanted of this fit when it is over: no iterators' states, no best weights."""

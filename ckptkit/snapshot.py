@@ -273,6 +273,8 @@ def set_eager_random_state(state: Mapping[str, Any]) -> None:
     generator = context.context()._rng
     if generator is not None and "operations" in state:
         generator.setstate(state["operations"])
+        # An operation that has run with the same seeds before would go on where it was.
+        context.context().clear_kernel_cache()
     if "generator" in state:
         tf.random.get_global_generator().state.assign(state["generator"])
 

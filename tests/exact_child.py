@@ -1,11 +1,12 @@
 """Runs the scripts of exact_cases, kills them and starts them again: ``python -m tests.exact_child FOLDER CASE ...``.
 
-TensorFlow is loaded once and never used in this process; every life of a script is a fork of it. Prints a line of JSON a
-case: what the script that was left alone ended with, and what each one that was killed did.
+TensorFlow is loaded once and never used in this process; every life of a script is a fork of it. Prints a line of JSON
+a case: what the script that was left alone ended with, and what each one that was killed did.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -105,24 +106,24 @@ def kills_of(script_name, steps, seed):
     ]
 
 
+def lives_of(name, at):
+    """Run a script that is left alone, one without ckptkit, and some that are killed; return what they end with."""
+    steps, _ = forked(lambda: CASES[name]().steps)
+    result = {"case": name, "lives": []}
+    result["whole"], _ = forked(lambda: one_life(name, f"{at}-whole"))
+    result["plain"], _ = forked(lambda: one_life(name, at, with_ckptkit=False))
+    for number, kills in enumerate(kills_of(name, steps, 0)):
+        directory = f"{at}-{number}"
+        died = [forked(functools.partial(one_life, name, directory, kill))[1] == signal.SIGKILL for kill in kills]
+        ended, _ = forked(functools.partial(one_life, name, directory))
+        result["lives"].append({"kills": kills, "died": died, **ended})
+    return result
+
+
 def main(folder, *names):
     """Print what each case's lives end with."""
     for name in names:
-        result = {"case": name, "lives": []}
-        at = os.path.join(folder, name)
-        whole, _ = forked(lambda: {**one_life(name, at + "-whole"), "steps": CASES[name]().steps})
-        steps = whole.pop("steps")
-        result["whole"] = whole
-        result["plain"], _ = forked(lambda: one_life(name, at, with_ckptkit=False))
-        for number, kills in enumerate(kills_of(name, steps, 0)):
-            directory = f"{at}-{number}"
-            died = []
-            for kill in kills:
-                _, ended_by = forked(lambda kill=kill, to=directory: one_life(name, to, kill))
-                died.append(ended_by == signal.SIGKILL)
-            ended, _ = forked(lambda to=directory: one_life(name, to))
-            result["lives"].append({"kills": kills, "died": died, **ended})
-        print(json.dumps(result), flush=True)
+        print(json.dumps(lives_of(name, os.path.join(folder, name))), flush=True)
 
 
 if __name__ == "__main__":

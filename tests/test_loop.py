@@ -150,7 +150,7 @@ def test_a_checkpoint_that_no_loop_saved_is_refused_with_what_to_do(tmp_path):
 
 def test_a_dataset_of_another_kind_than_the_saved_position_is_refused(tmp_path):
     run(tmp_path, shuffled, stop_after=6)
-    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"position of a tf\.data iterator.*list now"):
+    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"at batch 4 of another kind of input"):
         run(tmp_path, listed)
 
 
@@ -187,4 +187,5 @@ def test_tensorflows_own_manager_is_refused(tmp_path):
 def test_the_position_lies_in_the_checkpoint_as_json(tmp_path):
     _, _, loop = run(tmp_path, shuffled, stop_after=6)
     record = loop.manager.records()[-1]
-    assert json.loads(loop.manager.state(record)["loop"].numpy()) == {"step": 4, "epoch": 0, "batch": 4}
+    state = json.loads(loop.manager.state(record)["loop"].numpy())
+    assert (state["step"], state["epoch"], state["batch"]) == (4, 0, 4)
