@@ -91,7 +91,7 @@ class BeforeAll(keras.callbacks.Callback):
 
     def __init__(self, logs: Mapping[str, Any]) -> None:
         super().__init__()
-        self._logs = {name: value.item() if np.ndim(value) == 0 else value for name, value in logs.items()}
+        self._logs = {name: np.asarray(value).item() if np.ndim(value) == 0 else value for name, value in logs.items()}
 
     def join(self, callbacks: keras.callbacks.CallbackList) -> None:
         """Take a place at the beginning of a list."""

@@ -261,7 +261,7 @@ def obstacle_of(error: Exception) -> str:
 
 def eager_random_state() -> dict[str, Any]:
     """Return the state of TensorFlow's random numbers outside of graphs, as far as there is one."""
-    generator = context.context()._rng  # where eager operations take their seeds from, if a global seed was set
+    generator = _seeds_of_operations()
     state: dict[str, Any] = {} if generator is None else {"operations": generator.getstate()}
     if stateful_random_ops.global_generator is not None:
         state["generator"] = stateful_random_ops.global_generator.state.numpy()
@@ -270,13 +270,18 @@ def eager_random_state() -> dict[str, Any]:
 
 def set_eager_random_state(state: Mapping[str, Any]) -> None:
     """Put back what :func:`eager_random_state` returned."""
-    generator = context.context()._rng
+    generator = _seeds_of_operations()
     if generator is not None and "operations" in state:
         generator.setstate(state["operations"])
         # An operation that has run with the same seeds before would go on where it was.
         context.context().clear_kernel_cache()
     if "generator" in state:
         tf.random.get_global_generator().state.assign(state["generator"])
+
+
+def _seeds_of_operations() -> Any:
+    """Return the ``random.Random`` that eager operations take their seeds from; None if no global seed was set."""
+    return getattr(context.context(), "_rng", None)
 
 
 class _Addition(base.Trackable):

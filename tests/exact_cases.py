@@ -30,6 +30,9 @@ class Script:
         checkpoint: Options of ``TrainingCheckpoint``.
         fits: How many times ``fit`` is called.
         steps: Batches an epoch.
+        epochs: Epochs that come to be done, in all calls together.
+        reads_ahead: Whether a thread of Keras' draws random numbers ahead of the training, as many as it gets to: what
+            they are afterwards is not the same in any two runs.
     """
 
     model: keras.Model
@@ -39,6 +42,8 @@ class Script:
     checkpoint: dict[str, Any] = field(default_factory=dict)
     fits: int = 1
     steps: int = STEPS
+    epochs: int = EPOCHS
+    reads_ahead: bool = False
 
 
 CASES: dict[str, Callable[[], Script]] = {}
@@ -198,7 +203,7 @@ def endless() -> Any:
 
 @case
 def python_generator() -> Script:
-    return Script(dense(), (endless(),), {"steps_per_epoch": 6}, steps=6)
+    return Script(dense(), (endless(),), {"steps_per_epoch": 6}, steps=6, reads_ahead=True)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
@@ -359,13 +364,13 @@ def saved_in_the_background() -> Script:
 
 @case
 def a_first_epoch_is_given() -> Script:
-    return Script(dense(), (dataset().shuffle(ROWS).batch(BATCH),), {"initial_epoch": 1})
+    return Script(dense(), (dataset().shuffle(ROWS).batch(BATCH),), {"initial_epoch": 1}, epochs=3)
 
 
 @case
 def three_fits() -> Script:
     data = dataset().shuffle(ROWS).batch(BATCH)
-    return Script(dense(), (data,), {"epochs": 2}, [keras.callbacks.ReduceLROnPlateau("loss", patience=1)], fits=3)
+    return Script(dense(), (data,), {"epochs": 2}, [keras.callbacks.ReduceLROnPlateau("loss", patience=1)], fits=3, epochs=6)
 
 
 # Callbacks ------------------------------------------------------------------------------------------------------------
@@ -411,7 +416,7 @@ def early_stopping_and_plateau() -> Script:
     stop = keras.callbacks.EarlyStopping("val_loss", patience=2, min_delta=0.5, restore_best_weights=True)
     plateau = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=0.3)
     options = {"batch_size": BATCH, "validation_data": (x, y), "epochs": 9}
-    return Script(dense(optimizer=keras.optimizers.Adam(0.05)), (x, y), options, [stop, plateau])
+    return Script(dense(optimizer=keras.optimizers.Adam(0.05)), (x, y), options, [stop, plateau], epochs=7)
 
 
 @case

@@ -90,29 +90,29 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
         "optimizer": digest(script.model.optimizer.variables),
         "histories": histories,
         "callbacks": [state_of(callback) for callback in script.callbacks],
-        "random": [random.random(), float(np.random.random())],
+        "random": [] if script.reads_ahead else [random.random(), float(np.random.random())],
     }
 
 
-def kills_of(script_name, steps, seed):
+def kills_of(name, steps, epochs):
     """Return lives that end early: each a list of kills in a row, after which a life is left alone."""
-    chosen = random.Random(f"{script_name} {seed}")
-    last = steps * EPOCHS
+    chosen = random.Random(name)
+    late = steps * epochs - 2
     return [
-        [("batch", chosen.randrange(SAVE_FREQ + 2, last))],
-        [("batch", chosen.randrange(2, last)), ("batch", chosen.randrange(2, 2 * steps)), ("epoch_end", 1)],
-        [("epoch_end", chosen.randrange(1, EPOCHS)), ("epoch_begin", 2), ("test", 2)],
+        [("batch", chosen.randrange(SAVE_FREQ + 2, late))],
+        [("batch", chosen.randrange(2, late // 2)), ("batch", chosen.randrange(2, late // 3)), ("epoch_end", 1)],
+        [("epoch_end", chosen.randrange(1, epochs - 1)), ("epoch_begin", 2), ("test", 2)],
         [("train_end", 1)],
     ]
 
 
 def lives_of(name, at):
     """Run a script that is left alone, one without ckptkit, and some that are killed; return what they end with."""
-    steps, _ = forked(lambda: CASES[name]().steps)
+    (steps, epochs), _ = forked(lambda: (CASES[name]().steps, CASES[name]().epochs))
     result = {"case": name, "lives": []}
     result["whole"], _ = forked(lambda: one_life(name, f"{at}-whole"))
     result["plain"], _ = forked(lambda: one_life(name, at, with_ckptkit=False))
-    for number, kills in enumerate(kills_of(name, steps, 0)):
+    for number, kills in enumerate(kills_of(name, steps, epochs)):
         directory = f"{at}-{number}"
         died = [forked(functools.partial(one_life, name, directory, kill))[1] == signal.SIGKILL for kill in kills]
         ended, _ = forked(functools.partial(one_life, name, directory))
@@ -120,10 +120,90 @@ def lives_of(name, at):
     return result
 
 
+# Ways to break a resume by very little: what the comparison has to catch.
+
+
+def one_seed_off():
+    """Let one dropout seed be one further than it was."""
+    from ckptkit import callbacks
+
+    begin = callbacks.TrainingCheckpoint._begin_where_it_was
+
+    def spoilt(self):
+        begin(self)
+        if self.resumed_from is not None:
+            seed = next(v for v in self.model.variables if "seed_generator" in v.path)
+            seed.assign(seed + np.array([0, 1], "uint32"))
+
+    callbacks.TrainingCheckpoint._begin_where_it_was = spoilt
+
+
+def one_callback_forgotten():
+    """Put back no callback's state."""
+    from ckptkit.callback_state import CallbackStates
+
+    CallbackStates.put_back = lambda self, states: None
+
+
+def one_batch_off():
+    """Skip a batch of the data too many."""
+    from ckptkit.input_position import InputPosition
+
+    move = InputPosition._move
+
+    def spoilt(self, drawn, way, state):
+        move(self, drawn, way, state)
+        next(self._current)
+
+    InputPosition._move = spoilt
+
+
+def one_shuffle_off():
+    """Let the shuffles draw a seed too many."""
+    from ckptkit.pipeline import Pipeline
+
+    advance = Pipeline.advance
+    Pipeline.advance = lambda self, iterators: advance(self, [*iterators, 1])
+
+
+def no_metrics():
+    """Leave what the beginning of the epoch has changed, the metrics that it has reset among it."""
+    from ckptkit.manager import CheckpointManager
+
+    CheckpointManager.hold = lambda self: lambda: None
+
+
+def no_random_numbers():
+    """Leave the global generators as they are."""
+    from ckptkit import randomness
+
+    randomness.reinstate = lambda state: None
+
+
+SPOILERS = {
+    "one_seed_off": (one_seed_off, "arrays_shuffled", ("batch", 19)),
+    "one_callback_forgotten": (one_callback_forgotten, "early_stopping_and_plateau", ("batch", 72)),
+    "one_batch_off": (one_batch_off, "tf_data_shuffle_map_batch_prefetch", ("batch", 19)),
+    "one_shuffle_off": (one_shuffle_off, "tf_data_random_operations_in_map", ("batch", 25)),
+    "no_metrics": (no_metrics, "arrays_shuffled", ("batch", 19)),
+    "no_random_numbers": (no_random_numbers, "every_global_generator_is_drawn_from", ("batch", 19)),
+}
+
+
+def spoilt_life(name, at):
+    """Kill a script and resume it with something broken; return what it ends with and what it should have."""
+    spoil, case_name, kill = SPOILERS[name]
+    whole, _ = forked(lambda: one_life(case_name, f"{at}-whole"))
+    forked(lambda: one_life(case_name, at, kill))
+    ended, _ = forked(lambda: one_life(case_name, at, spoil=spoil))
+    return {"case": name, "whole": whole, "ended": ended}
+
+
 def main(folder, *names):
     """Print what each case's lives end with."""
     for name in names:
-        print(json.dumps(lives_of(name, os.path.join(folder, name))), flush=True)
+        run = spoilt_life if name in SPOILERS else lives_of
+        print(json.dumps(run(name, os.path.join(folder, name))), flush=True)
 
 
 if __name__ == "__main__":

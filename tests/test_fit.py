@@ -1,10 +1,14 @@
 """What ckptkit relies on in Keras' fit, and its two ways in: in front of each step, behind each callback."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from ckptkit.fit import AfterAll, StepFunction, callback_list, find_callback
+from ckptkit.fit import AfterAll, BeforeAll, InputHooks, callback_list, dataset_of, epoch_iterator, find_callback
+from ckptkit.input_position import InputPosition
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
 
@@ -31,8 +35,6 @@ class Joins(keras.callbacks.Callback):
         self.list = None
 
     def on_train_begin(self, logs=None):
-        import sys
-
         self.list = callback_list(sys._getframe(1))
         for member in self.members:
             member.join(self.list)
@@ -84,19 +86,6 @@ def test_a_callback_called_by_something_else_than_a_list_is_told_what_to_use():
         Joins().on_train_begin()
 
 
-def test_keras_reads_the_train_function_anew_at_every_step_after_on_train_begin():
-    calls = []
-
-    class Replaces(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            inner = self.model.train_function
-            self.model.train_function = lambda iterator: calls.append(iterator) or inner(iterator)
-
-    model().fit(X, Y, batch_size=2, epochs=2, verbose=0, callbacks=[Replaces()])
-    assert len(calls) == 8
-    assert len({id(iterator) for iterator in calls}) == 2, "one iterator an epoch"
-
-
 def test_keras_takes_the_first_epoch_from_the_model_when_it_is_set_in_on_train_begin():
     class Skips(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -107,39 +96,110 @@ def test_keras_takes_the_first_epoch_from_the_model_when_it_is_set_in_on_train_b
     assert fitted.fit(X, Y, epochs=4, verbose=0, callbacks=[Skips()]).epoch == [2, 3]
 
 
-def test_step_function_asks_between_steps_and_neither_before_the_first_nor_after_the_last():
-    asked, data = [], iter(range(100))
-    steps = StepFunction(lambda iterator: next(iterator), 1, asked.append)
-    steps.begin_epoch(skip=0)
-    assert [steps(data) for _ in range(4)] == [0, 1, 2, 3]
-    assert asked == [1, 2, 3]
+class Hooks(keras.callbacks.Callback):
+    """Gets into the loop over the batches, and notes what happens in which order."""
+
+    def __init__(self, skip=0, at=0):
+        super().__init__()
+        self.seen, self.skip, self.at = [], skip, at
+
+    def on_train_begin(self, logs=None):
+        epochs = epoch_iterator(sys._getframe(1))
+        self.position = InputPosition(dataset_of(epochs))
+        self.hooks = InputHooks(
+            epochs,
+            self.position,
+            lambda: self.seen.append("epoch"),
+            lambda batch, logs: self.seen.append((batch, sorted(logs()))),
+        )
+        if self.skip:
+            self.position.move_to({"before": [], "drawn": self.at, "way": "replay", "spec": self.spec(epochs)}, ())
+            self.hooks.skip(self.skip)
+
+    def spec(self, epochs):
+        return str(self.position._dataset.element_spec)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.seen.append(batch)
 
 
-def test_step_function_draws_and_drops_what_is_to_be_skipped_without_a_step():
-    asked, data = [], iter(range(100))
-    steps = StepFunction(lambda iterator: next(iterator), 1, asked.append)
-    steps.begin_epoch(skip=3)
-    assert [steps(data) for _ in range(5)] == [{}, {}, {}, 3, 4]
-    assert asked == [4]
+def test_the_hooks_are_called_before_an_epochs_batches_and_between_two_steps_only():
+    hooks = Hooks()
+    model().fit(X, Y, batch_size=2, epochs=2, verbose=0, callbacks=[hooks])
+    epoch = ["epoch", 0, (1, ["loss"]), 1, (2, ["loss"]), 2, (3, ["loss"]), 3]
+    assert hooks.seen == [*epoch, *epoch]
 
 
-def test_step_function_counts_several_steps_a_call():
-    asked, data = [], iter(range(100))
-    steps = StepFunction(lambda iterator: [next(iterator) for _ in range(4)], 4, asked.append)
-    steps.begin_epoch(skip=4)
-    assert [steps(data) for _ in range(3)] == [{}, [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert asked == [8]
+def test_the_hooks_count_steps_where_keras_takes_several_a_call():
+    hooks = Hooks()
+    model(steps_per_execution=3).fit(X, Y, batch_size=1, verbose=0, callbacks=[hooks])
+    assert hooks.seen == ["epoch", 0, (3, ["loss"]), 3, (6, ["loss"]), 6]
 
 
-def test_step_function_lets_calls_through_that_are_not_of_the_announced_epoch():
-    asked = []
-    steps = StepFunction(lambda iterator: next(iterator), 1, asked.append)
-    data, other = iter(range(10)), iter("abc")
-    assert steps(other) == "a"
-    steps.begin_epoch(skip=0)
-    assert steps(data) == 0
-    assert steps(other) == "b"
-    assert steps(data) == 1
-    steps.end_epoch()
-    assert steps(data) == 2
-    assert asked == [1]
+def test_skipped_batches_are_not_seen_by_callbacks_and_only_in_the_first_epoch():
+    hooks = Hooks(skip=2, at=2)
+    model().fit(X, Y, batch_size=2, epochs=2, verbose=0, callbacks=[hooks])
+    assert hooks.seen == [
+        "epoch",
+        2,
+        (3, ["loss"]),
+        3,
+        "epoch",
+        0,
+        (1, ["loss"]),
+        1,
+        (2, ["loss"]),
+        2,
+        (3, ["loss"]),
+        3,
+    ]
+
+
+def test_a_stream_over_several_epochs_ends_where_it_would_have_ended():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(1)  # eight batches: two epochs of three, and two more
+    hooks = Hooks(skip=1, at=4)
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model().fit(data, epochs=2, steps_per_epoch=3, shuffle=False, verbose=0, callbacks=[hooks])
+    assert [batch for batch in hooks.seen if isinstance(batch, int)] == [1, 2, 0, 1]
+
+
+def test_keras_makes_an_iterator_more_in_each_epoch_whose_length_it_knows():
+    hooks = Hooks()
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
+    model().fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[hooks])
+    assert hooks.position._iterators == [4, 0, 4, 0]
+
+
+def test_every_epoch_but_the_first_of_unknown_length_is_as_long_as_keras_has_counted():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2).filter(lambda x, y: True)
+    hooks = Hooks()
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model().fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[hooks])
+    assert len(hooks.position._iterators) == 2
+
+
+def test_a_fit_that_is_not_keras_own_is_told_what_to_use():
+    class Alone(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            epoch_iterator(sys._getframe(1))
+
+    callbacks = keras.callbacks.CallbackList([Alone()])
+    with pytest.raises(RuntimeError, match=r"not called by keras\.Model\.fit.*\n?.*TrainingLoop"):
+        callbacks.on_train_begin()
+
+
+def test_logs_are_completed_before_any_callback_sees_them_and_only_where_there_are_none():
+    seen = []
+
+    class Sees(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(dict(logs))
+
+    callbacks = keras.callbacks.CallbackList([Sees()])
+    BeforeAll({"loss": np.float32(0.5)}).join(callbacks)
+    callbacks.on_epoch_end(0, {"val_loss": 0.25})
+    callbacks.on_epoch_end(1, {"val_loss": 0.25})
+    BeforeAll({"loss": 0.5}).join(callbacks)
+    callbacks.on_epoch_end(2, {"loss": 1.0})
+    assert seen == [{"loss": 0.5, "val_loss": 0.25}, {"val_loss": 0.25}, {"loss": 1.0}]
+    assert type(seen[0]["loss"]) is float
