@@ -15,15 +15,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from ckptkit import randomness
+from ckptkit import finished_fits, randomness
 from ckptkit.callback_state import CallbackStates
 from ckptkit.errors import CheckpointError, CheckpointNotFoundError
 from ckptkit.fit import AfterAll, BeforeAll, callback_list, dataset_of, epoch_iterator, find_callback, validation_input
 from ckptkit.fit_inputs import FitInputs
-from ckptkit.input_position import DEFAULT_LIMIT, INPUT_STATES
+from ckptkit.fit_options import best_policy, save_policy, validate
+from ckptkit.input_position import DEFAULT_LIMIT
 from ckptkit.manager import CheckpointManager
-from ckptkit.policies import EveryEpochs, EverySteps, SavePolicy
-from ckptkit.preservation import All, Best, Latest, PreservationPolicy
+from ckptkit.policies import SavePolicy
+from ckptkit.preservation import All, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord, is_better
 from ckptkit.run_state import FitState, RunState
 
@@ -32,10 +33,6 @@ __all__ = ["TrainingCheckpoint"]
 _log = logging.getLogger("ckptkit")
 _STATE = "run_state"
 _ORDER = 0  # before exports, which want the final save behind them
-
-# Calls of fit that came to their end in this process, by directory: what tells the second fit of a script from the
-# first one started again.
-_finished_fits: dict[str, int] = {}
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -96,12 +93,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.directory = os.fspath(directory)
-        self._policy = _save_policy(save_freq)
-        self._best = _best(monitor, mode)
+        self._policy = save_policy(save_freq)
+        self._best = best_policy(monitor, mode)
         if self._best is not None:  # beside what is kept anyway: all of them, where nothing says otherwise
             all_or_newest = All() if max_to_keep is None else Latest(max_to_keep)
             preservation_policy = (preservation_policy or all_or_newest) | self._best
-        _validate(input_state, max_input_state_bytes, callbacks)
+        validate(input_state, max_input_state_bytes, callbacks)
         self._resume = resume
         self._input_options: dict[str, Any] = {"input_state": input_state, "limit": max_input_state_bytes}
         self._listed = callbacks
@@ -124,7 +121,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._was_over = False
         self._initial_epoch = 0
         self._resumed_from: CheckpointRecord | None = None
-        self._step = 0
+        self._step = self._epochs_first_step = 0
         self._saved_step = -1
 
     @property
@@ -168,9 +165,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
         self._restore(dataset)
         self._begin_where_it_was()
-        self._step = self._saved_step = self._optimizer_steps()
-        if self._resumed_from is None:
-            self._saved_step = -1
         AfterAll(
             _ORDER,
             on_train_begin=self._after_begin,
@@ -213,7 +207,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         randomness.reinstate(self._now.random)
 
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
-        self._step += self.model.steps_per_execution
+        self._step = self._epochs_first_step + batch
         state = lambda: self._state(batch, logs())  # noqa: E731
         saved = self.manager.maybe_save(self._step, epoch=self._now.epoch, batch=batch, state=state)
         self._saved_step = self._step if saved is not None else self._saved_step
@@ -223,7 +217,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._inputs.begin_validation(validation_input(self.model))
 
     def _after_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
-        self._step = self._optimizer_steps()
+        assert self._inputs is not None
+        self._step = self._epochs_first_step = self._epochs_first_step + self._inputs.batches_done
         self._now = FitState(epoch=epoch + 1)
         metrics = _numbers(logs)
         # Asked in any case: the policy counts from its last question.
@@ -235,22 +230,24 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.model._initial_epoch = self._initial_epoch
         if self._was_over:  # nothing was trained: leave everything as the fit that did it has left it
             randomness.reinstate(self._now.random)
-        self._step = self._optimizer_steps()
         if self._step != self._saved_step:
             self._save({})
         self.manager.close()
         self._fits = (*self._fits, (self._now if self._was_over else self._fit_state(0)).when_over())
-        _finished_fits[os.path.realpath(self.directory)] = len(self._fits)
+        finished_fits.note(self.directory, fits=len(self._fits), steps=self._optimizer_steps())
+        self._inputs = self._list = self._put_back = None  # the data need not live as long as we do
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
     def _restore(self, dataset: Any) -> None:
         self._resumed_from, self._fits, self._now = None, (), FitState()
         there = self.manager.latest_checkpoint
-        this_fit = _finished_fits.get(os.path.realpath(self.directory), 0)
-        if this_fit and self._is_older_than(there):
-            this_fit = 0  # the model was made anew: the script starts again, in a notebook for one
-        saved = self._saved_fits() if there is not None else ()
+        this_fit = finished_fits.count(self.directory, steps=self._optimizer_steps())
+        latest = next((record for record in self.manager.records() if record.prefix == there), None)
+        self._step = self._saved_step = self._epochs_first_step = (
+            self._optimizer_steps() if latest is None else latest.step
+        )
+        saved = () if latest is None else self._fits_of(latest)
         if this_fit and this_fit >= len(saved):
             self._fits = saved  # another fit of the same script: it goes on from the live model
             return
@@ -267,6 +264,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return
         fits = self._fits_of(record)
         self._resumed_from = record
+        self._step = self._saved_step = record.step
         self._fits, self._now = fits[:this_fit], fits[min(this_fit, len(fits) - 1)]
         if this_fit < len(fits) - 1:  # a later fit was under way: this one is over
             self._now = FitState(**{**vars(self._now), "stopped": True})
@@ -293,6 +291,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         assert self._inputs is not None
         at, record, epochs = self._now, self._resumed_from, self.params["epochs"]
         self._was_over = at.stopped or at.epoch >= epochs
+        self._epochs_first_step = self._step - at.batch
         if self._was_over:
             self.model._initial_epoch = epochs
             self._inputs.leave_behind(at.inputs)
@@ -302,14 +301,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.model._initial_epoch = at.epoch
         self._inputs.move_to(at.inputs, batch=at.batch)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
-
-    def _is_older_than(self, prefix: str | None) -> bool:
-        steps = [record.step for record in self.manager.records() if record.prefix == prefix]
-        return bool(steps) and self._optimizer_steps() < steps[0]
-
-    def _saved_fits(self) -> tuple[FitState, ...]:
-        latest = self.manager.latest_checkpoint
-        return next((self._fits_of(record) for record in self.manager.records() if record.prefix == latest), ())
 
     def _fits_of(self, record: CheckpointRecord) -> tuple[FitState, ...]:
         values = self.manager.state(record)
@@ -343,8 +334,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._saved_step = self._step
 
     def _optimizer_steps(self) -> int:
+        """Return how often the optimizer was given gradients, whatever it made of them."""
         optimizer = self.model.optimizer
-        return self._step if optimizer is None else int(optimizer.iterations.numpy())
+        counters = [] if optimizer is None else [v for v in optimizer.variables if v.name == "iteration"]
+        return int(counters[0].numpy()) if counters else 0
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         if self._best is None:
@@ -360,38 +353,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
         best = self.manager.best_record
         return is_better(metrics[monitor], None if best is None else best.metrics[monitor], self._best.mode)
-
-
-def _save_policy(save_freq: str | int | SavePolicy) -> SavePolicy:
-    if isinstance(save_freq, SavePolicy):
-        return save_freq
-    if save_freq == "epoch":
-        return EveryEpochs(1)
-    if isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0:
-        return EverySteps(save_freq)
-    raise ValueError(f'save_freq must be "epoch", a number of steps or a policy, got {save_freq!r}.')
-
-
-def _best(monitor: str | None, mode: str | None) -> Best | None:
-    if monitor is None:
-        if mode is not None:
-            raise ValueError(f"mode={mode!r} says how to rank a metric; say which one with monitor=.")
-        return None
-    if mode is None and monitor.endswith("loss"):
-        mode = "min"
-    if mode is None:
-        raise ValueError(f'say whether {monitor!r} is better when smaller or larger: mode="min" or mode="max".')
-    return Best(monitor, mode)
-
-
-def _validate(input_state: Any, max_input_state_bytes: Any, callbacks: Any) -> None:
-    if input_state not in INPUT_STATES:
-        raise ValueError(f"input_state must be one of {', '.join(map(repr, INPUT_STATES))}, got {input_state!r}.")
-    if not isinstance(max_input_state_bytes, int) or max_input_state_bytes < 0:
-        raise ValueError(f"max_input_state_bytes must be a whole number of bytes, got {max_input_state_bytes!r}.")
-    for callback in callbacks or ():
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise TypeError(f"callbacks must hold Keras callbacks, got {callback!r}.")
 
 
 def _numbers(logs: dict[str, Any]) -> dict[str, float]:

@@ -183,12 +183,22 @@ class InputHooks:
         self._before_epoch = before_epoch
         self._before_step = before_step
         self._skip = 0
+        self._begun = (0, 0)  # batches with and without the last step
         epochs._get_iterator = lambda: position
         epochs._enumerate_iterator = self._steps
 
     def skip(self, batches: int) -> None:
         """Begin the next epoch behind so many batches; the position is moved there as well."""
         self._skip = batches
+
+    @property
+    def batches_done(self) -> int:
+        """Batches of the newest epoch that are done, at its end."""
+        begun, done = self._begun
+        batches = self._epochs.num_batches
+        if self._epochs._current_iterator is None and batches is not None:
+            return done  # the data had run out when the last step was begun
+        return begun if batches is None else min(begun, int(batches))
 
     @property
     def goes_on(self) -> bool:
@@ -209,6 +219,7 @@ class InputHooks:
                 self._before_step(begin, _logs_of_caller)
             first = False
             self._position.drew(self._epochs.steps_per_execution)
+            self._begun = (end + 1, begin)
             yield begin, end, iterator
 
 

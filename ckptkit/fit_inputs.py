@@ -48,6 +48,11 @@ class FitInputs:
         self._hooks = InputHooks(epochs, self._train, self._begin, before_step)
         self._said = False
 
+    @property
+    def batches_done(self) -> int:
+        """Batches of the newest epoch that are done, at its end."""
+        return self._hooks.batches_done
+
     def save(self, batch: int) -> dict[str, Any]:
         """Return where both are.
 

@@ -370,7 +370,9 @@ def a_first_epoch_is_given() -> Script:
 @case
 def three_fits() -> Script:
     data = dataset().shuffle(ROWS).batch(BATCH)
-    return Script(dense(), (data,), {"epochs": 2}, [keras.callbacks.ReduceLROnPlateau("loss", patience=1)], fits=3, epochs=6)
+    return Script(
+        dense(), (data,), {"epochs": 2}, [keras.callbacks.ReduceLROnPlateau("loss", patience=1)], fits=3, epochs=6
+    )
 
 
 # Callbacks ------------------------------------------------------------------------------------------------------------

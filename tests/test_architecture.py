@@ -40,7 +40,7 @@ FLOORS = [
         "run_state",
     },
     {"input_position"},
-    {"fit"},
+    {"fit", "finished_fits", "fit_options"},
     {"fit_inputs"},
     {"saving"},
     {"manager"},

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit import callbacks
+from ckptkit import finished_fits
 from ckptkit.policies import EverySteps
 from ckptkit.preservation import Latest
 
@@ -97,9 +97,9 @@ def everything(model):
 @pytest.fixture
 def directory(tmp_path):
     # A restarted script starts with a process of its own: no fit has ended in it yet.
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     yield str(tmp_path / "run")
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
 
 
 @pytest.mark.parametrize("after_steps", [3, STEPS, STEPS + 4, 2 * STEPS + 9])
@@ -140,7 +140,7 @@ def test_epoch_and_batch_numbers_that_other_callbacks_see_are_right_after_a_resu
 
 def test_a_finished_fit_started_again_does_nothing_and_returns_the_whole_history(directory):
     first = fit(model := sequential(), ckptkit.TrainingCheckpoint(directory))
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     seen = Seen()
     again = fit(other := sequential(), ckptkit.TrainingCheckpoint(directory), seen)
     assert seen.epochs == []
@@ -150,7 +150,7 @@ def test_a_finished_fit_started_again_does_nothing_and_returns_the_whole_history
 
 def test_more_epochs_than_before_train_on_from_the_finished_run(directory):
     fit(sequential(), ckptkit.TrainingCheckpoint(directory))
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     assert fit(model := sequential(), ckptkit.TrainingCheckpoint(directory), epochs=5).epoch == [0, 1, 2, 3, 4]
     assert int(model.optimizer.iterations) == 5 * STEPS
 
@@ -170,7 +170,7 @@ def test_a_script_with_two_fits_that_is_killed_in_the_second_resumes_there(direc
     fit(model, ckptkit.TrainingCheckpoint(directory))
     with pytest.raises(BreakOff):
         fit(model, ckptkit.TrainingCheckpoint(directory), BreaksOff(STEPS + 2))
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     model, seen = sequential(), Seen()
     fit(model, ckptkit.TrainingCheckpoint(directory), seen)
     assert seen.epochs == [], "the first fit was over"
@@ -283,7 +283,7 @@ def test_a_save_of_the_best_epoch_counts_as_one_that_was_due(directory):
 
 def test_a_restart_does_not_forget_which_checkpoint_is_best(directory):
     fit(sequential(), ckptkit.TrainingCheckpoint(directory, monitor="loss"))
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     again = ckptkit.TrainingCheckpoint(directory, monitor="loss")
     fit(sequential(), again)
     assert again.manager.best_record.epoch == 3
@@ -306,7 +306,7 @@ def test_a_moved_directory_resumes(directory, tmp_path):
 
 def test_another_model_is_told_where_it_differs_and_stays_as_it_was(directory):
     fit(sequential(), ckptkit.TrainingCheckpoint(directory))
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     keras.utils.set_random_seed(1)
     other = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(5), keras.layers.Dense(1)])
     other.compile("adam", "mse")

@@ -9,16 +9,16 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit import callbacks, completion
+from ckptkit import completion, finished_fits
 from ckptkit.export import hdf5, saved_model
 from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
 
 
 @pytest.fixture
 def paths(tmp_path):
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     yield str(tmp_path / "run"), str(tmp_path / "export")
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
 
 
 def served(path, inputs):
@@ -96,7 +96,7 @@ def test_a_finished_script_started_again_leaves_its_artifacts(paths):
     run, export = paths
     fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
     before = os.stat(f"{export}/model.h5").st_mtime_ns
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
     assert os.stat(f"{export}/model.h5").st_mtime_ns == before
 
@@ -104,7 +104,7 @@ def test_a_finished_script_started_again_leaves_its_artifacts(paths):
 def test_a_run_that_was_trained_on_replaces_its_own_artifacts(paths):
     run, export = paths
     fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
-    callbacks._finished_fits.clear()
+    finished_fits.forget()
     fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export), epochs=4)
     with open(f"{export}/export.json") as file:
         assert json.load(file)["step"] == 40

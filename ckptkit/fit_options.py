@@ -1,0 +1,66 @@
+"""What a user may ask of ``TrainingCheckpoint``, checked before anything is trained.
+
+policy = save_policy(500)            # EverySteps(500)
+best = best_policy("val_loss", None) # Best("val_loss", "min")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from ckptkit.input_position import INPUT_STATES
+from ckptkit.policies import EveryEpochs, EverySteps, SavePolicy
+from ckptkit.preservation import Best
+
+__all__ = ["best_policy", "save_policy", "validate"]
+
+
+def save_policy(save_freq: str | int | SavePolicy) -> SavePolicy:
+    """Return the policy that ``save_freq`` stands for.
+
+    Raises:
+        ValueError: It stands for none.
+    """
+    if isinstance(save_freq, SavePolicy):
+        return save_freq
+    if save_freq == "epoch":
+        return EveryEpochs(1)
+    if isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0:
+        return EverySteps(save_freq)
+    raise ValueError(f'save_freq must be "epoch", a number of steps or a policy, got {save_freq!r}.')
+
+
+def best_policy(monitor: str | None, mode: str | None) -> Best | None:
+    """Return what says which checkpoint is best; None where nothing is monitored.
+
+    Raises:
+        ValueError: It is not clear what is better.
+    """
+    if monitor is None:
+        if mode is not None:
+            raise ValueError(f"mode={mode!r} says how to rank a metric; say which one with monitor=.")
+        return None
+    if mode is None and monitor.endswith("loss"):
+        mode = "min"
+    if mode is None:
+        raise ValueError(f'say whether {monitor!r} is better when smaller or larger: mode="min" or mode="max".')
+    return Best(monitor, mode)
+
+
+def validate(input_state: Any, max_input_state_bytes: Any, callbacks: Any) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        ValueError: A way to keep the place in the data, or a size, that does not exist.
+        TypeError: Something else than callbacks.
+    """
+    if input_state not in INPUT_STATES:
+        raise ValueError(f"input_state must be one of {', '.join(map(repr, INPUT_STATES))}, got {input_state!r}.")
+    is_size = isinstance(max_input_state_bytes, int) and not isinstance(max_input_state_bytes, bool)
+    if not is_size or max_input_state_bytes < 0:
+        raise ValueError(f"max_input_state_bytes must be a whole number of bytes, got {max_input_state_bytes!r}.")
+    for callback in callbacks or ():
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise TypeError(f"callbacks must hold Keras callbacks, got {callback!r}.")
