@@ -250,6 +250,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         saved = () if latest is None else self._fits_of(latest)
         if this_fit and this_fit >= len(saved):
             self._fits = saved  # another fit of the same script: it goes on from the live model
+            self.manager.is_due(self._step)  # the policy counts from here
             return
         if there is not None and not self._resume:
             raise CheckpointError(
