@@ -29,7 +29,7 @@ class Script:
         callbacks: The user's, beside ckptkit's.
         checkpoint: Options of ``TrainingCheckpoint``.
         fits: How many times ``fit`` is called.
-        steps: Batches an epoch.
+        steps: Calls of the train function an epoch.
         epochs: Epochs that come to be done, in all calls together.
         reads_ahead: Whether a thread of Keras' draws random numbers ahead of the training, as many as it gets to: what
             they are afterwards is not the same in any two runs.
@@ -46,13 +46,39 @@ class Script:
     reads_ahead: bool = False
 
 
-CASES: dict[str, Callable[[], Script]] = {}
+@dataclass
+class Loop:
+    """A GradientTape loop over a dataset, and perhaps over a second one at each epoch's end.
+
+    Attributes:
+        model, optimizer: Saved with whatever is in ``more``.
+        dataset: Gone over in each epoch.
+        step_on: Takes a batch.
+        validation: Gone over at each epoch's end, if it is there.
+        validate_on: Takes a batch of it and returns a number.
+        more: Further objects to save, by name.
+        options: Further arguments of ``TrainingLoop``.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    dataset: Any
+    step_on: Callable[..., Any]
+    validation: Any = None
+    validate_on: Callable[..., Any] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: int = STEPS
+    epochs: int = EPOCHS
 
 
-def case(make: Callable[[], Script]) -> Callable[[], Script]:
+CASES: dict[str, Callable[[], Script | Loop]] = {}
+
+
+def case(make: Callable[[], Any]) -> Callable[[], Any]:
     """Enter a script; its seed is set before it is called."""
 
-    def started() -> Script:
+    def started() -> Any:
         keras.utils.set_random_seed(7)
         return make()
 
@@ -336,7 +362,7 @@ def scaled_loss_in_mixed_precision() -> Script:
 
 @case
 def four_steps_per_execution() -> Script:
-    return Script(dense(steps_per_execution=4), arrays(), {"batch_size": BATCH})
+    return Script(dense(steps_per_execution=4), arrays(), {"batch_size": BATCH}, steps=3)
 
 
 @case
@@ -425,3 +451,68 @@ def early_stopping_and_plateau() -> Script:
 def a_schedule_that_multiplies() -> Script:
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.7)
     return Script(dense(), arrays(), {"batch_size": BATCH}, [schedule])
+
+
+@case
+def a_log_and_the_best_file() -> Script:
+    x, y = arrays()
+    log = keras.callbacks.CSVLogger("log.csv")
+    best = keras.callbacks.ModelCheckpoint("best.weights.h5", save_best_only=True, save_weights_only=True)
+    return Script(dense(), (x, y), {"batch_size": BATCH, "validation_data": (x, y)}, [log, best])
+
+
+# Loops ----------------------------------------------------------------------------------------------------------------
+
+
+def loop(*, graph: bool, dataset: Any, validation: Any = None, **options: Any) -> Loop:
+    """Return a loop with dropout, a tf.random.Generator and a running total."""
+    model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dropout(0.3), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.Adam(0.01)
+    optimizer.build(model.trainable_variables)
+    generator = tf.random.Generator.from_seed(3)
+    total = tf.Variable(0.0)
+
+    def step_on(x: Any, y: Any) -> None:
+        with tf.GradientTape() as tape:
+            noise = generator.normal(tf.shape(x), stddev=0.1)
+            loss = tf.reduce_mean((model(x + noise, training=True) - y) ** 2)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        total.assign_add(loss)
+
+    def validate_on(x: Any, y: Any) -> Any:
+        return tf.reduce_mean((model(x, training=False) - y) ** 2)
+
+    if graph:
+        step_on, validate_on = tf.function(step_on), tf.function(validate_on)
+    more = {"generator": generator, "total": total}
+    return Loop(model, optimizer, dataset, step_on, validation, validate_on, more, options)
+
+
+@case
+def a_loop_in_graph_mode() -> Loop:
+    return loop(graph=True, dataset=dataset().shuffle(ROWS).batch(BATCH).prefetch(2))
+
+
+@case
+def an_eager_loop_over_two_datasets() -> Loop:
+    return loop(
+        graph=False, dataset=dataset().shuffle(20).batch(BATCH), validation=dataset().shuffle(9).batch(7).take(3)
+    )
+
+
+@case
+def a_loop_over_one_stream() -> Loop:
+    data = dataset().shuffle(20).repeat().batch(BATCH)
+    return loop(graph=True, dataset=data, validation=dataset().shuffle(9).batch(7).take(3), steps_per_epoch=STEPS)
+
+
+@case
+def a_loop_over_a_list() -> Loop:
+    x, y = arrays()
+    batches = [(x[at : at + BATCH], y[at : at + BATCH]) for at in range(0, ROWS, BATCH)]
+    return loop(graph=True, dataset=batches)
+
+
+@case
+def a_loop_with_random_operations_in_map() -> Loop:
+    return loop(graph=True, dataset=dataset().shuffle(9).map(lambda x, y: (x + tf.random.normal([6]), y)).batch(BATCH))

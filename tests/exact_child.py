@@ -18,9 +18,10 @@ import warnings
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import ckptkit
-from tests.exact_cases import CASES, EPOCHS, Script
+from tests.exact_cases import CASES, EPOCHS, Loop
 from tests.kill_child import forked
 
 SAVE_FREQ = 5
@@ -61,7 +62,10 @@ def digest(variables):
 
 
 def state_of(callback):
-    """Return what a callback remembers, as text."""
+    """Return what a callback remembers or has written, as text."""
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        with open(callback.filename, newline="") as file:
+            return {"text": file.read()}
     names = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter", "_ema_weights_in_model", "drawn")
     return {name: repr(vars(callback)[name]) for name in names if name in vars(callback)}
 
@@ -69,12 +73,14 @@ def state_of(callback):
 def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
     """Run a script from its start; return everything that must be equal."""
     warnings.simplefilter("ignore")
+    os.makedirs(f"{directory}-files", exist_ok=True)
+    os.chdir(f"{directory}-files")
     if spoil is not None:
         spoil()
-    script: Script = CASES[case]()
-    callbacks = list(script.callbacks)
-    if kill is not None:
-        callbacks.append(Killer(*kill))
+    script = CASES[case]()
+    killer = [] if kill is None else [Killer(*kill)]
+    if isinstance(script, Loop):
+        return one_life_of_loop(script, directory if with_ckptkit else None, *killer)
     histories = []
     for _ in range(script.fits):
         ours = []
@@ -83,7 +89,7 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
             ours = [ckptkit.TrainingCheckpoint(directory, **options)]
         # In front of the others: the place in the list must not matter.
         options = {"epochs": EPOCHS, "verbose": 0, **script.options}
-        history = script.model.fit(*script.data, callbacks=[*ours, *callbacks], **options)
+        history = script.model.fit(*script.data, callbacks=[*ours, *script.callbacks, *killer], **options)
         histories.append({"epoch": list(history.epoch), "history": repr(history.history)})
     return {
         "variables": digest(script.model.variables),
@@ -91,6 +97,44 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
         "histories": histories,
         "callbacks": [state_of(callback) for callback in script.callbacks],
         "random": [] if script.reads_ahead else [random.random(), float(np.random.random())],
+    }
+
+
+def one_life_of_loop(script, directory, killer=None):
+    """The same for a GradientTape loop; without a directory it is a plain one."""
+    losses = tf.Variable(tf.zeros(script.epochs))  # what was measured at each epoch's end
+    objects = {"model": script.model, "optimizer": script.optimizer, "losses": losses, **script.more}
+
+    def train(step, batch, validation):
+        script.step_on(*batch)
+        if (step + 1) % script.steps == 0 and script.validation is not None:
+            epoch = step // script.steps
+            losses[epoch].assign(sum(float(script.validate_on(*batch)) for batch in validation()))
+        if killer is not None:
+            killer.on_train_batch_end(step)
+
+    if directory is None:
+        stream = None
+        for epoch in range(script.epochs):
+            if stream is None or "steps_per_epoch" not in script.options:
+                stream = iter(script.dataset)
+            for at in range(script.steps):
+                train(epoch * script.steps + at, next(stream), lambda: script.validation)
+    else:
+        policy = ckptkit.policies.EverySteps(SAVE_FREQ)
+        checkpoint = tf.train.Checkpoint(**objects)
+        with ckptkit.CheckpointManager(checkpoint, directory, 3, save_policy=policy) as manager:
+            loop = ckptkit.TrainingLoop(
+                manager, script.dataset, epochs=script.epochs, validation=script.validation, **script.options
+            )
+            for step, batch in loop:
+                train(step, batch, loop.validation)
+    return {
+        "variables": digest(script.model.variables),
+        "optimizer": digest(script.optimizer.variables),
+        "histories": [repr(losses.numpy().tolist()), float(script.more["total"])],
+        "callbacks": digest([script.more["generator"].state]),
+        "random": [random.random(), float(np.random.random()), float(tf.random.uniform([]))],
     }
 
 
@@ -117,6 +161,7 @@ def lives_of(name, at):
         died = [forked(functools.partial(one_life, name, directory, kill))[1] == signal.SIGKILL for kill in kills]
         ended, _ = forked(functools.partial(one_life, name, directory))
         result["lives"].append({"kills": kills, "died": died, **ended})
+    result["again"], _ = forked(functools.partial(one_life, name, f"{at}-whole"))
     return result
 
 

@@ -272,6 +272,14 @@ def test_what_take_returned_does_not_change_with_the_callback():
     assert states.take()["EarlyStopping"]["wait"] == 1
 
 
+def test_a_number_that_a_callback_keeps_as_a_tensor_comes_back_as_a_number(tmp_path):
+    tensorboard = begun(silent_tensorboard(tmp_path), FakeModel())
+    tensorboard._previous_epoch_iterations = tf.constant(3.0)
+    states = CallbackStates([tensorboard])
+    states.put_back(stored(states.take()))
+    assert repr(tensorboard._previous_epoch_iterations) == repr(np.float32(3))
+
+
 def test_attributes_that_an_older_version_did_not_save_stay_as_they_are():
     early = begun(EarlyStopping("loss"), FakeModel())
     CallbackStates([early]).put_back({"EarlyStopping": {"wait": 3, "of a newer version": 1}})

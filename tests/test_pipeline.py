@@ -142,7 +142,7 @@ def test_a_shuffle_in_the_second_part_draws_its_seed_when_it_is_reached():
         (lambda: span(400).shuffle(8), 1, 1),
         (lambda: span(400).shuffle(8).shuffle(4), 0, 1),
         (lambda: span(400).shuffle(8).shuffle(4), 1, 2),
-        (lambda: span(8).shuffle(8), 8, 0),
+        (lambda: span(8).shuffle(8).batch(2), 8, 0),
         (lambda: span(400), 3, 0),
     ],
     ids=["one", "two, no batch drawn", "two", "one at its end", "none"],
@@ -150,8 +150,6 @@ def test_a_shuffle_in_the_second_part_draws_its_seed_when_it_is_reached():
 def test_a_position_has_each_shuffle_that_is_alive_once(make, batches, alive):
     iterator = iter(make())
     drawn(iterator, batches)
-    if batches == 8:
-        assert next(iterator, None) is None
     assert shuffles_in(pick_up_iterator(iterator)) == alive
 
 
@@ -327,8 +325,6 @@ def test_advance_leaves_the_shuffles_as_iterators_of_the_pipeline_would(name, us
     expected = [listed(dataset) for _ in range(2)]
     keras.utils.set_random_seed(1)
     again = SHUFFLED[name]()
-    if "cache" in name and any(used):
-        listed(again.take(0))
     Pipeline(again).advance(before)
     assert [listed(again) for _ in range(2)] == expected
 
