@@ -198,11 +198,13 @@ class InputPosition:
             return self._give_up(f"its state takes {size / 2**20:,.0f} MiB, over the limit")
         self.way = "iterator"
         assert self._pipeline is not None
-        if shuffles_in(state) >= self._pipeline.made_at_once:
+        if shuffles_in(state) >= self._pipeline.shuffles:
             return (state,)
         # A shuffle has come to its end before the pipeline has, and the state does not say how many seeds it has drawn.
-        # That of the next iterator does. It is made here for its state, which is given to the one that comes in its
-        # place: here and in a resumed run alike.
+        if not self._pipeline.goes_over_once:
+            return ()  # and this iterator may come to it again: from here a resume has to replay
+        # The state of the next iterator says it. It is made here for its state, which is given to the one that comes in
+        # its place: here and in a resumed run alike.
         if self._next is None:
             self._next = pick_up_iterator(iter(self._dataset))
         return (state, self._next)

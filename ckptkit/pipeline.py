@@ -57,12 +57,18 @@ class _Shuffle:
 
 
 class Pipeline:
-    """The shuffles of a dataset, and what else decides how to come back to a place in it."""
+    """The shuffles of a dataset, and what else decides how to come back to a place in it.
+
+    Attributes:
+        shuffles: How many there are.
+        is_seeded: Whether all of them have a seed.
+    """
 
     def __init__(self, dataset: tf.data.Dataset) -> None:
         self._dataset = dataset
         self._shuffles: list[_Shuffle] = []
         self._buffered = 0
+        self.shuffles = 0
         self.is_seeded = True
         self._follow(dataset, lazy=False, passes=1, late=False, frozen=False)
 
@@ -72,9 +78,9 @@ class Pipeline:
         return all(shuffle.is_counted for shuffle in self._shuffles)
 
     @property
-    def made_at_once(self) -> int:
-        """Number of shuffles that draw a seed when an iterator is made."""
-        return sum(not (shuffle.lazy or shuffle.late) for shuffle in self._shuffles)
+    def goes_over_once(self) -> bool:
+        """Whether one iterator of the pipeline makes one of each shuffle."""
+        return all(shuffle.passes == 1 for shuffle in self._shuffles)
 
     def obstacle(self, limit: int) -> str | None:
         """Return why an iterator's own state does not do, None if it does.
@@ -90,8 +96,6 @@ class Pipeline:
         for shuffle in self._shuffles:
             if shuffle.late:
                 return "a shuffle in the second part of concatenate()"
-            if shuffle.lazy and shuffle.passes != 1:
-                return "a shuffle below another one below repeat()"
         if self._buffered > limit:
             return f"the shuffle buffers hold up to {self._buffered / 2**20:,.0f} MiB, over the limit"
         return None
@@ -113,6 +117,7 @@ class Pipeline:
 
     def _follow(self, dataset: Any, *, lazy: bool, passes: float, late: bool, frozen: bool) -> None:
         kind = type(dataset).__name__.lstrip("_")
+        self.shuffles += kind == "ShuffleDataset"
         if kind == "ShuffleDataset":
             self.is_seeded = self.is_seeded and not _is_zero(dataset._seed, dataset._seed2)
             self._buffered += int(dataset._buffer_size) * (_bytes_per_element(dataset) + _BYTES_PER_PLACE)
