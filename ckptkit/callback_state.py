@@ -12,6 +12,7 @@ Source: keras/src/callbacks of Keras 3.15; tests/test_callback_state.py fails if
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,11 +26,23 @@ __all__ = ["CallbackStates"]
 
 _log = logging.getLogger("ckptkit")
 
+
+class _NotThere:
+    """In place of a callback that this Keras does not have."""
+
+
 # The comparison (``monitor_op``, and the sign of ``min_delta``) is set up lazily, once a process: it is not state.
 _ATTRIBUTES: dict[type[Any], tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
     keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen", "_current_epoch"),
+    getattr(keras.callbacks, "OrbaxCheckpoint", _NotThere): (
+        "best",
+        "_total_batches_seen",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+        "_current_epoch",
+    ),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
     keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
 }
@@ -44,6 +57,7 @@ class CallbackStates:
 
     def __init__(self, callbacks: Sequence[Any]) -> None:
         self._callbacks: dict[str, Any] = {}
+        self._missed: set[str] = set()
         self._converted: dict[int, tuple[np.ndarray[Any, Any], tf.Tensor]] = {}
         counts: Counter[str] = Counter()
         for callback in callbacks:
@@ -55,28 +69,41 @@ class CallbackStates:
     def take(self) -> dict[str, Any]:
         """Return every state as it is now: plain values, NumPy arrays and tensors."""
         before, self._converted = self._converted, {}
-        return {name: self._held(_get(callback), before) for name, callback in self._callbacks.items()}
+        states = {name: _get(callback) for name, callback in self._callbacks.items()}
+        for name in filter(self._has_best_weights, states):
+            states[name]["best_weights"] = self._held(states[name]["best_weights"], before)
+        return states
 
     def put_back(self, states: Mapping[str, Any]) -> None:
-        """Put back what :meth:`take` returned; say which states and callbacks have no counterpart."""
-        for name in sorted(states.keys() - self._callbacks.keys()):
+        """Put back what :meth:`take` returned; say once which states and callbacks have no counterpart."""
+        for name in sorted(states.keys() - self._callbacks.keys() - self._missed):
             _log.warning("the checkpoint holds the state of a callback %s, which this fit does not have.", name)
-        for name in sorted(self._callbacks.keys() - states.keys()):
+        for name in sorted(self._callbacks.keys() - states.keys() - self._missed):
             _log.warning("the checkpoint holds no state of the callback %s; it starts afresh.", name)
+        self._missed |= states.keys() ^ self._callbacks.keys()
         for name in sorted(states.keys() & self._callbacks.keys()):
-            _set(self._callbacks[name], states[name])
+            # A copy: it may be put back again, and the callback changes what it is given.
+            _set(self._callbacks[name], copy.deepcopy(states[name]))
 
-    def _held(self, value: Any, before: Mapping[int, tuple[Any, tf.Tensor]]) -> Any:
-        # EarlyStopping's best weights are the same arrays for many epochs: they are copied once. An array that is
-        # changed in place would be taken for unchanged, so it is only done for its.
-        if not isinstance(value, dict) or not isinstance(value.get("best_weights"), list):
-            return value
-        tensors = []
-        for array in value["best_weights"]:
+    def without_weights(self, states: Mapping[str, Any]) -> dict[str, Any]:
+        """Return states without the weights among them, for a fit that is over."""
+        return {
+            name: {**state, "best_weights": None} if self._has_best_weights(name) else state
+            for name, state in states.items()
+        }
+
+    def _has_best_weights(self, name: str) -> bool:
+        callback = self._callbacks.get(name)
+        return isinstance(callback, keras.callbacks.EarlyStopping) and not _has_protocol(callback)
+
+    def _held(self, weights: Any, before: Mapping[int, tuple[Any, tf.Tensor]]) -> Any:
+        # They are the same arrays for many epochs, which nobody changes in place: they are copied once.
+        if weights is None:
+            return None
+        for array in weights:
             held = before.get(id(array))
             self._converted[id(array)] = held if held is not None else (array, tf.convert_to_tensor(array))
-            tensors.append(self._converted[id(array)][1])
-        return {**value, "best_weights": tensors}
+        return [self._converted[id(array)][1] for array in weights]
 
 
 def _has_state(callback: Any) -> bool:
@@ -126,6 +153,8 @@ def _lines_of(logger: Any) -> dict[str, Any]:
 
 def _go_on_after(logger: Any, state: Mapping[str, Any]) -> None:
     """Bring the file to what it was: no line is lost to its truncation at the start, none is written twice."""
+    if logger.csv_file is None:  # it takes no part in this fit
+        return
     logger.csv_file.close()
     with tf.io.gfile.GFile(logger.filename, "wb") as file:
         file.write(state["text"])

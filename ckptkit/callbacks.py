@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -233,7 +234,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._step != self._saved_step:
             self._save({})
         self.manager.close()
-        self._fits = (*self._fits, (self._now if self._was_over else self._fit_state(0)).when_over())
+        over = (self._now if self._was_over else self._fit_state(0)).when_over()
+        self._fits = (*self._fits, replace(over, callbacks=self._others.without_weights(over.callbacks)))
         finished_fits.note(self.directory, fits=len(self._fits), steps=self._optimizer_steps())
         self._inputs = self._list = self._put_back = None  # the data need not live as long as we do
 
@@ -268,7 +270,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._step = self._saved_step = record.step
         self._fits, self._now = fits[:this_fit], fits[min(this_fit, len(fits) - 1)]
         if this_fit < len(fits) - 1:  # a later fit was under way: this one is over
-            self._now = FitState(**{**vars(self._now), "stopped": True})
+            self._now = replace(self._now, stopped=True)
 
     def _build(self, dataset: Any) -> None:
         """Make what fit makes in its first step, so that all of it takes its values now."""

@@ -25,21 +25,21 @@ __all__ = ["capture", "changed_since", "reinstate"]
 
 def capture() -> dict[str, Any]:
     """Return the state of every global random number generator, for :mod:`ckptkit.run_state` to store."""
-    state: dict[str, Any] = {
+    keras_generator = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "tensorflow": eager_random_state(),
+        "keras": None if keras_generator is None else keras_generator.state.numpy(),
     }
-    keras_generator = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
-    if keras_generator is not None:
-        state["keras"] = keras_generator.state.numpy()
-    return state
 
 
 def reinstate(state: Mapping[str, Any]) -> None:
-    """Put back what :func:`capture` returned."""
-    if "keras" in state:  # makes Keras' generator where there is none yet, which draws from Python's
+    """Put back what :func:`capture` returned, or a part of it."""
+    if state.get("keras") is not None:  # makes Keras' generator where there is none yet, which draws from Python's
         seed_generator.global_seed_generator().state.assign(state["keras"])
+    elif "keras" in state:
+        global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, None)
     if "python" in state:
         random.setstate(state["python"])
     if "numpy" in state:

@@ -22,6 +22,11 @@ __all__ = ["FitState", "RunState", "pack", "unpack"]
 
 _PLAIN = (str, int, float, bool, type(None))
 _MARK = "__ckptkit__"  # in place of a value that JSON does not know
+_DTYPES = frozenset(  # of arrays that TensorFlow can store
+    [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+    + ["bool", "string", "bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
+    + ["complex64", "complex128"]
+)
 _SCALARS = "?bBhHiIlLqQefd"  # NumPy's numbers that a Python number holds exactly
 
 
@@ -37,7 +42,7 @@ class FitState:
         stopped: Whether a callback had set ``model.stop_training``.
         logs: What the last train step returned, by name; empty at an epoch's end.
         random: State of the global random number generators.
-        callbacks: State of the other callbacks, by name; empty for a fit that is over.
+        callbacks: State of the other callbacks, by name.
         inputs: Places in the training and validation data, by ``train`` and ``validation``.
     """
 
@@ -52,13 +57,9 @@ class FitState:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def when_over(self) -> FitState:
-        """Return what is still wanted of this fit when it is over: no iterators' states, no best weights."""
-        callbacks = {
-            name: {**state, "best_weights": None} if isinstance(state, Mapping) and "best_weights" in state else state
-            for name, state in self.callbacks.items()
-        }
+        """Return what is still wanted of this fit when it is over: no iterators' states, no logs of a step."""
         inputs = {name: {**place, "state": ()} for name, place in self.inputs.items()}
-        return replace(self, callbacks=callbacks, inputs=inputs, logs={})
+        return replace(self, inputs=inputs, logs={})
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class RunState:
     @classmethod
     def from_values(cls, values: Mapping[str, Any], name: str = "run_state") -> RunState:
         """Read what :meth:`to_values` returned; values may be bytes, arrays or tensors."""
-        known = {each.name for each in fields(FitState)}
-        fits = unpack(values, name)["fits"]
-        return cls(tuple(FitState(**{key: value for key, value in fit.items() if key in known}) for fit in fits))
+        known = {each.name for each in fields(FitState)}  # a newer version may have more, of kinds we do not know
+        load = _loader(values, name)
+        fits = json.loads(_plain(values[name]))["fits"]
+        return cls(tuple(FitState(**{key: _unpacked(fit[key], load) for key in fit if key in known}) for fit in fits))
 
 
 def pack(value: Any, name: str) -> dict[str, Any]:
@@ -101,11 +103,13 @@ def pack(value: Any, name: str) -> dict[str, Any]:
 
 def unpack(values: Mapping[str, Any], name: str) -> Any:
     """Turn what :func:`pack` returned back into the tree."""
-    text = _plain(values[name])
-    return _unpacked(json.loads(text), lambda number: np.asarray(values[f"{name}/{number}"]))
+    return _unpacked(json.loads(_plain(values[name])), _loader(values, name))
 
 
 def _packed(value: Any, path: str, store: Callable[[Any], int]) -> Any:
+    if isinstance(value, str):  # np.str_ and members of an enum are strings as well
+        text = str.__str__(value)
+        return text if text.isascii() else _with_surrogates(text)
     if type(value) in _PLAIN:
         return value
     if isinstance(value, bytes):
@@ -115,16 +119,17 @@ def _packed(value: Any, path: str, store: Callable[[Any], int]) -> Any:
     if isinstance(value, list):
         return [_packed(item, f"{path}[{at}]", store) for at, item in enumerate(value)]
     if isinstance(value, Mapping):
-        items = [[_packed(key, f"{path} key", store), _packed(value[key], f"{path}[{key!r}]", store)] for key in value]
-        if all(isinstance(key, str) and key != _MARK for key in value):
+        where = f"a key of {path or 'the value'}"
+        items = [[_packed(key, where, store), _packed(value[key], f"{path}[{key!r}]", store)] for key in value]
+        if all(isinstance(key, str) and key != _MARK for key, _ in items):
             return dict(items)
         return {_MARK: "dict", "value": items}
     if isinstance(value, np.generic) and value.dtype.char in _SCALARS:
         return {_MARK: "scalar", "dtype": value.dtype.name, "value": value.item()}
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return {_MARK: "array", "value": store(value)}
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):  # of a subclass, such as an enum's member
+    if _is_array(value):
+        return {_MARK: "number" if isinstance(value, np.generic) else "array", "value": store(value)}
+    for kind in (bool, int, float):
+        if isinstance(value, kind) and not isinstance(value, np.generic):  # of a subclass, such as an enum's member
             return kind(value)
     raise TypeError(
         f"cannot store {path or 'the value'}: {type(value).__name__} is not a number, text, bytes, array, "
@@ -143,11 +148,36 @@ def _unpacked(value: Any, load: Callable[[int], Any]) -> Any:
     inner = value["value"]
     if kind == "bytes":
         return base64.b64decode(inner)
+    if kind == "text":
+        return base64.b64decode(inner).decode("utf-8", "surrogatepass")
     if kind == "tuple":
         return tuple(_unpacked(item, load) for item in inner)
     if kind == "dict":
         return {_unpacked(key, load): _unpacked(item, load) for key, item in inner}
-    return np.dtype(value["dtype"]).type(inner) if kind == "scalar" else load(inner)
+    if kind == "scalar":
+        return np.dtype(value["dtype"]).type(inner)
+    return load(inner)[()] if kind == "number" else load(inner)
+
+
+def _with_surrogates(text: str) -> Any:
+    # JSON would make one character of two surrogates that stand side by side.
+    if not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    return {_MARK: "text", "value": base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()}
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, (type, np.ma.MaskedArray)) or not hasattr(value, "__array__"):
+        return False
+    return getattr(getattr(value, "dtype", None), "name", None) in _DTYPES
+
+
+def _loader(values: Mapping[str, Any], name: str) -> Callable[[int], Any]:
+    def load(number: int) -> Any:
+        value = values[f"{name}/{number}"]
+        return np.array(value.numpy() if hasattr(value, "numpy") else value)  # a copy, which may be written to
+
+    return load
 
 
 def _plain(text: Any) -> str | bytes:

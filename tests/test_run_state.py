@@ -177,47 +177,37 @@ class Colour(str, enum.Enum):
     RED = "red"
 
 
-@pytest.mark.xfail(strict=True, reason="str(member) is 'Colour.RED': use str.__str__, or the base class's own value")
 def test_a_member_of_an_enum_of_texts_comes_back_as_its_text():
     assert unpack(pack([Colour.RED], "state"), "state") == ["red"]
 
 
-@pytest.mark.xfail(strict=True, reason="a key that is a subclass of str is packed by str(): {'Colour.RED': 1}")
 def test_a_key_from_an_enum_of_texts_comes_back_as_its_text():
     assert unpack(pack({Colour.RED: 1}, "state"), "state") == {"red": 1}
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="np.str_ has a dtype and is stored as an array: unhashable dict"
-)
 def test_a_key_that_is_numpys_text_comes_back_as_text():
     assert unpack(pack({np.str_("a"): 1}, "state"), "state") == {"a": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="np.str_ has a dtype and is stored as an array, which comes back as bytes")
 def test_numpys_text_comes_back_as_text(back_from_disk):
     assert same(back_from_disk([np.str_("a")]), ["a"])
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="np.asarray(tensor) fails for scalars of ml_dtypes' types")
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn], ids=["bfloat16", "float8"])
 def test_a_zero_dimensional_array_of_a_small_float_comes_back_from_a_checkpoint(back_from_disk, dtype):
     assert same(back_from_disk([np.array(1.5, dtype)]), [np.array(1.5, dtype)])
 
 
-@pytest.mark.xfail(strict=True, reason="only the dtypes in _SCALARS come back as scalars; the others as 0-d arrays")
 @pytest.mark.parametrize("value", [np.complex64(1 + 2j), ml_dtypes.bfloat16(1.5)], ids=["complex64", "bfloat16"])
 def test_other_scalars_of_numpy_come_back_as_scalars(value):
     assert same(unpack(pack([value], "state"), "state"), [value])
 
 
-@pytest.mark.xfail(strict=True, reason="np.asarray of a tensor shares its memory and cannot be written to")
 def test_an_array_can_be_changed_in_place_after_it_was_read_back(back_from_disk):
     counts = back_from_disk({"counts": np.array([1, 2])})["counts"]
     assert counts.flags.writeable
 
 
-@pytest.mark.xfail(strict=True, reason="json reads two escaped surrogates as the one character that they stand for")
 def test_two_surrogates_that_make_a_pair_stay_two():
     assert unpack(pack("\ud83d\ude00", "state"), "state") == "\ud83d\ude00"
 
@@ -268,8 +258,8 @@ REFUSED = {
     "a function": ({"f": print}, r"cannot store \['f'\]: builtin_function_or_method is not"),
     "a member of a plain enum": ([enum.Enum("Kind", "A").A], r"cannot store \[0\]: Kind is not"),
     "a type of TensorFlow": ([tf.float32], r"cannot store \[0\]: DType is not"),
-    "as a key": ({"a": {frozenset([1]): 2}}, r"cannot store \['a'\] key: frozenset is not"),
-    "in a key": ({"a": {(1, frozenset()): 2}}, r"cannot store \['a'\] key\[1\]: frozenset is not"),
+    "as a key": ({"a": {frozenset([1]): 2}}, r"cannot store a key of \['a'\]: frozenset is not"),
+    "in a key": ({"a": {(1, frozenset()): 2}}, r"cannot store a key of \['a'\]\[1\]: frozenset is not"),
 }
 
 
@@ -279,7 +269,6 @@ def test_what_cannot_be_stored_is_refused_by_its_place(value, message):
         pack(value, "state")
 
 
-@pytest.mark.xfail(strict=True, reason="the path of the outermost key is ' key': two blanks follow 'store'")
 def test_a_key_of_the_outermost_dict_is_refused_without_a_gap_in_the_message():
     with pytest.raises(TypeError, match=r"^cannot store [^ ].*key"):
         pack({frozenset([1]): 2}, "state")
@@ -298,9 +287,6 @@ UNSTORABLE = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True, reason="whatever has a dtype and a shape is taken for an array: the save fails, or changes it"
-)
 @pytest.mark.parametrize("value", UNSTORABLE.values(), ids=UNSTORABLE)
 def test_an_array_that_tensorflow_has_no_type_for_is_refused_by_its_place(value):
     with pytest.raises(TypeError, match=r"cannot store \['a'\]\[0\]"):
@@ -360,20 +346,18 @@ def test_fields_of_a_newer_version_are_ignored_and_those_of_an_older_one_take_th
     assert RunState.from_values(values) == RunState((FitState(epoch=2),))
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a kind of value that is not known is taken for an array")
 def test_a_field_of_a_newer_version_may_hold_a_kind_of_value_of_a_newer_version():
     text = json.dumps({"fits": [{"epoch": 2, "seen": {MARK: "set", "value": [1]}}]})
     assert RunState.from_values({"run_state": text}) == RunState((FitState(epoch=2),))
 
 
-def test_a_fit_that_is_over_keeps_all_but_iterators_best_weights_and_logs():
+def test_a_fit_that_is_over_keeps_all_but_iterators_and_logs():
     fit, over = a_fit(), a_fit().when_over()
-    assert over.callbacks == {"EarlyStopping": {"best": 0.1, "wait": 2, "best_weights": None}, "Mine": [1, None]}
     assert over.inputs == {"train": {**fit.inputs["train"], "state": ()}}
     assert over.logs == {}
-    rest = {"callbacks": {}, "inputs": {}, "logs": {}}
+    rest = {"inputs": {}, "logs": {}}
     assert same(vars(dataclasses.replace(over, **rest)), vars(dataclasses.replace(fit, **rest)))
-    assert fit.callbacks["EarlyStopping"]["best_weights"] is not None, "nothing is changed in place"
+    assert fit.inputs["train"]["state"] != (), "nothing is changed in place"
     assert same(vars(over.when_over()), vars(over))
 
 
