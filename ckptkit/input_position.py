@@ -15,6 +15,7 @@ same time wherever the run was; ``replay`` draws and drops the batches before th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ import tensorflow as tf
 from ckptkit import randomness
 from ckptkit.errors import CheckpointMismatchError
 from ckptkit.pipeline import Pipeline
-from ckptkit.snapshot import obstacle_of, pick_up_iterator, put_down_iterator, shuffles_in
+from ckptkit.snapshot import is_seeded, obstacle_of, pick_up_iterator, put_down_iterator, shuffles_in
 
 __all__ = ["DEFAULT_LIMIT", "INPUT_STATES", "InputPosition"]
 
@@ -72,11 +73,11 @@ class InputPosition:
         self._name = name
         self._iterators: list[int] = []  # batches drawn from each iterator that was made
         self._current: Any = None
-        self._pending: tuple[int, str, Sequence[tf.Tensor]] | None = None
-        self._random: Mapping[str, Any] = {}  # when the newest iterator was made: Python code may draw from it
+        self._pending: tuple[Mapping[str, Any], Sequence[tf.Tensor]] | None = None
+        self._before: Mapping[str, Any] = {}  # what the newest iterator began with, beside the seeds of its shuffles
         self._outside: Mapping[str, Any] | None = None
+        self._fresh: tuple[tf.data.Iterator, tf.Tensor] | None = None
         self._is_prepared = False
-        self._next: tf.Tensor | None = None  # the state of the next iterator that is made
         self.way: str | None = None if input_state == "auto" else input_state
 
     def __iter__(self) -> Iterator[Any]:
@@ -85,13 +86,12 @@ class InputPosition:
             self.prepare()
         self._is_prepared = False
         pending, self._pending = self._pending, None
-        if pending is not None:
-            self._fast_forward(self._iterators)
+        by_state = pending is not None and pending[0]["drawn"] and pending[0]["way"] == "iterator"
+        if by_state and self._pipeline is not None and self._pipeline.goes_over_once and self._pipeline.draws_seeds:
+            scratch = self._pipeline.fresh_iterator()
+            self._fresh = (scratch, pick_up_iterator(scratch))  # now: its count of seeds is that of this moment
         self._current = iter(self._dataset)
         self._iterators.append(0)
-        if self._next is not None:
-            put_down_iterator(self._current, self._next)
-            self._next = None
         if pending is not None:
             self._move(*pending)
         return self._current  # type: ignore[no-any-return]
@@ -99,11 +99,13 @@ class InputPosition:
     def prepare(self) -> None:
         """Get ready for the next iterator: a source in Python may begin to draw random numbers before it is made."""
         self._is_prepared = True
-        if self._pending is None or not self._random:
-            self._random = randomness.capture()
-        elif self._pending[1] == "replay":
+        if self._pending is not None:
+            place, _ = self._pending
             self._outside = randomness.capture()
-            randomness.reinstate(self._random)
+            self._fast_forward(self._iterators)
+            randomness.reinstate(self._outside)
+            self._begin_with(place.get("begun_with", {}))
+        self._before = {"random": randomness.capture(), "variables": self._variables()}
 
     @property
     def drawn(self) -> int:
@@ -111,7 +113,7 @@ class InputPosition:
         return self._iterators[-1] if self._iterators else 0
 
     def drew(self, batches: int) -> None:
-        """Say that so many batches are drawn from the newest iterator."""
+        """Say that so many batches are drawn from the newest iterator, or that it is asked for them and has no more."""
         self._iterators[-1] += batches
 
     def save(self, *, goes_on: bool = True) -> tuple[dict[str, Any], tuple[tf.Tensor, ...]]:
@@ -120,14 +122,18 @@ class InputPosition:
         Args:
             goes_on: Whether the newest iterator is the one to go on with; False if the next one will be new.
         """
+        if self._pending is not None:
+            return dict(self._pending[0]), tuple(self._pending[1])
         before = self._iterators[:-1] if goes_on else self._iterators
         drawn = self.drawn if goes_on else 0
         state = self._state() if drawn or (self.way is None and self._current is not None) else ()
-        state = state if drawn else ()
-        spec = None if self._pipeline is None else str(self._dataset.element_spec)  # type: ignore[attr-defined]
-        way = self.way or "replay"
-        place = {"before": list(before), "drawn": drawn, "way": way, "spec": spec}
-        return (place, state) if way != "replay" or not drawn else ({**place, "random": self._random}, state)
+        place: dict[str, Any] = {"before": list(before), "drawn": drawn, "way": self.way or "replay"}
+        place["begun_with"] = self._before if drawn and self.way != "iterator" else {"variables": self._variables()}
+        if self._pipeline is not None:
+            place |= {"spec": str(self._dataset.element_spec), "layout": self._pipeline.layout}  # type: ignore[attr-defined]
+        if place["way"] == "iterator" and not state:
+            place["way"] = self._way_without_state()
+        return place, state if drawn else ()
 
     def move_to(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> None:
         """Let the next iterator begin where :meth:`save` was called.
@@ -136,32 +142,30 @@ class InputPosition:
             CheckpointMismatchError: The batches are of another kind than those that were saved.
         """
         way = place["way"] if self._asked == "auto" else self._asked
-        way = "replay" if way == "iterator" and not state else way
-        spec = None if self._pipeline is None else str(self._dataset.element_spec)  # type: ignore[attr-defined]
-        if place["drawn"] and way != "restart" and spec != place["spec"]:
-            raise CheckpointMismatchError(
-                f"the checkpoint is at batch {place['drawn']} of another kind of {self._name}.\n"
-                f"  checkpoint {place['spec']}   {self._name} {spec}\n"
-                'Resume with the dataset it was saved with, or pass input_state="restart" to begin its data anew.'
-            )
+        way = self._way_without_state() if way == "iterator" and not state else way
+        if place["drawn"] and way != "restart":
+            self._compare(place, way)
         self._iterators = list(place["before"])
-        self._pending = (int(place["drawn"]), way, state)
-        self._random = place.get("random", {})
+        self._pending = ({**place, "way": way}, tuple(state))
 
     def stay(self) -> None:
         """Forget :meth:`move_to`."""
-        self._iterators, self._pending = [], None
+        self._iterators, self._pending, self._is_prepared = [], None, False
+        if self._outside is not None:
+            randomness.reinstate(self._outside)
+            self._outside = None
 
     def leave_behind(self, place: Mapping[str, Any]) -> None:
         """Leave the input as a run left it that had come to this place and is over."""
-        self._fast_forward([*place["before"], place["drawn"]])
+        self._fast_forward([*place["before"], place["drawn"]] if place["drawn"] else place["before"])
+        self._begin_with({"variables": place.get("begun_with", {}).get("variables", ())})
 
     def say(self) -> None:
         """Log which way it is, and why no better one."""
         obstacle = f" ({self._obstacle})" if self._obstacle else ""
         way = self.way or "replay"
         # What Python code yields may differ from run to run, and nobody can tell.
-        in_doubt = way == "restart" or (way == "replay" and "Py" in (self._obstacle or ""))
+        in_doubt = way == "restart" or (way == "replay" and re.search("Py|no seed", self._obstacle or ""))
         level = logging.WARNING if in_doubt else logging.INFO
         _log.log(level, "%s: %s, %s%s.", self._name, way, _MEANING[way], obstacle)
 
@@ -172,9 +176,14 @@ class InputPosition:
         if self._obstacle is None:
             self._obstacle = self._find_obstacle()
         if self._obstacle is not None:
-            unseeded = self._pipeline is not None and not self._pipeline.is_seeded
-            self._obstacle += ", and a shuffle has no seed: call keras.utils.set_random_seed" if unseeded else ""
-            self.way = "restart" if unseeded else "replay"
+            self.way = self._way_without_state()
+            if self.way == "restart":
+                self._obstacle += ", and a shuffle has no seed: call keras.utils.set_random_seed"
+            elif "is stateful" in self._obstacle and not is_seeded():
+                self._obstacle += ", and no seed is set: call keras.utils.set_random_seed for the same batches"
+
+    def _way_without_state(self) -> str:
+        return "restart" if self._pipeline is not None and not self._pipeline.is_seeded else "replay"
 
     def _find_obstacle(self) -> str | None:
         if self._one_stream:
@@ -187,6 +196,10 @@ class InputPosition:
 
     def _state(self) -> tuple[tf.Tensor, ...]:
         self._decide()
+        if self._asked == "iterator" and self._obstacle is None:
+            self._obstacle = self._find_obstacle()
+        if self._asked == "iterator" and self._obstacle is not None:
+            return self._give_up(self._obstacle)
         if self.way not in (None, "iterator"):
             return ()
         try:
@@ -198,16 +211,11 @@ class InputPosition:
             return self._give_up(f"its state takes {size / 2**20:,.0f} MiB, over the limit")
         self.way = "iterator"
         assert self._pipeline is not None
-        if shuffles_in(state) >= self._pipeline.shuffles:
+        if self._pipeline.goes_over_once or shuffles_in(state) >= self._pipeline.shuffles:
             return (state,)
-        # A shuffle has come to its end before the pipeline has, and the state does not say how many seeds it has drawn.
-        if not self._pipeline.goes_over_once:
-            return ()  # and this iterator may come to it again: from here a resume has to replay
-        # The state of the next iterator says it. It is made here for its state, which is given to the one that comes in
-        # its place: here and in a resumed run alike.
-        if self._next is None:
-            self._next = pick_up_iterator(iter(self._dataset))
-        return (state, self._next)
+        # A shuffle has come to its end before the pipeline has, and this iterator may come to it again: the state does
+        # not say how many seeds it has drawn. From this place a resume has to replay.
+        return ()
 
     def _give_up(self, obstacle: str) -> tuple[()]:
         if self._asked == "iterator":
@@ -225,28 +233,64 @@ class InputPosition:
         if not self._one_stream and self._pipeline is not None and self._pipeline.is_counted:
             self._pipeline.advance(iterators)
             return
-        # Each time it is gone over it may draw a seed; only what is one stream has to be drawn as a whole.
-        whole = self._one_stream or self._pipeline is not None
+        if isinstance(self._dataset, Sequence):
+            return
+        # Nobody knows what it remembers of having been gone over: it is gone over again.
         for drawn in iterators:
             iterator = iter(self._dataset)
-            for _ in range(drawn if whole else min(drawn, 1)):
+            for _ in range(drawn):
                 next(iterator, None)
 
-    def _move(self, drawn: int, way: str, state: Sequence[tf.Tensor]) -> None:
+    def _begin_with(self, before: Mapping[str, Any]) -> None:
+        randomness.reinstate(before.get("random", {}))
+        if self._pipeline is not None:
+            for variable, value in zip(self._pipeline.variables, before.get("variables", ())):
+                variable.assign(value)
+
+    def _variables(self) -> list[Any]:
+        return [] if self._pipeline is None else [variable.numpy() for variable in self._pipeline.variables]
+
+    def _compare(self, place: Mapping[str, Any], way: str) -> None:
+        spec = None if self._pipeline is None else str(self._dataset.element_spec)  # type: ignore[attr-defined]
+        sides = [("kind of batch", place.get("spec"), spec)]
+        if way == "iterator" and self._pipeline is not None:
+            sides.append(("pipeline", " < ".join(place["layout"]), " < ".join(self._pipeline.layout)))
+        for what, before, now in sides:
+            if before != now:
+                raise CheckpointMismatchError(
+                    f"the checkpoint is at batch {place['drawn']} of other {self._name}: the {what} differs.\n"
+                    f"  checkpoint {before}\n  now        {now}\n"
+                    'Resume with the dataset it was saved with, or pass input_state="restart" to begin its data anew.'
+                )
+
+    def _move(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> None:
+        drawn, way = place["drawn"], place["way"]
         self._iterators[-1] = drawn
         if drawn and way == "iterator":
-            assert self._pipeline is not None
-            self._pipeline.catch_up()
-            try:
-                put_down_iterator(self._current, state[0])
-                self._next = state[1] if len(state) > 1 else None
-            except (tf.errors.OpError, NotImplementedError, AttributeError) as error:
-                raise CheckpointMismatchError(
-                    f"the position in the {self._name} does not fit it any more: {obstacle_of(error)}.\n"
-                    'Resume with the dataset it was saved with, or pass input_state="replay" or "restart".'
-                ) from error
-        elif way == "replay":
+            self._put_down(state[0])
+        elif drawn and way == "replay":
             self._replay(drawn)
+        if self._outside is not None and drawn and way == "replay":
+            # What the source has drawn from is where it was; what it has not belongs to others.
+            drawn_from = randomness.changed_since(self._before["random"])
+            randomness.reinstate({name: state for name, state in self._outside.items() if name not in drawn_from})
+        self._outside = None
+
+    def _put_down(self, state: tf.Tensor) -> None:
+        assert self._pipeline is not None
+        try:
+            self._pipeline.catch_up()
+            put_down_iterator(self._current, state)
+            if self._fresh is not None:
+                # Every iterator that was made for this has drawn seeds; what was alive has set them right. A shuffle
+                # that has come to its end is set by the state of an iterator that was made when it ought to be.
+                put_down_iterator(*self._fresh)
+                self._fresh = None
+        except (tf.errors.OpError, NotImplementedError, AttributeError) as error:
+            raise CheckpointMismatchError(
+                f"the position in the {self._name} does not fit it any more: {obstacle_of(error)}.\n"
+                'Resume with the dataset it was saved with, or pass input_state="replay" or "restart".'
+            ) from error
 
     def _replay(self, drawn: int) -> None:
         for done in range(drawn):
@@ -258,8 +302,3 @@ class InputPosition:
                     f"{done} batches.\nResume with the data it was saved with, or pass "
                     'input_state="restart" to begin it anew.'
                 ) from None
-        if self._outside is not None:
-            # What the source has drawn from is where it was; what it has not belongs to others.
-            drawn_from = randomness.changed_since(self._random)
-            randomness.reinstate({name: state for name, state in self._outside.items() if name not in drawn_from})
-            self._outside = None

@@ -159,9 +159,8 @@ class TrainingLoop:
         if self.batch == self._steps_per_epoch:
             return _END
         assert self._iterator is not None
-        batch = next(self._iterator, _END)
-        self._input.drew(batch is not _END)
-        return batch
+        self._input.drew(1)
+        return next(self._iterator, _END)
 
     # The run's position in its data ----------------------------------------------------------------------------------
 

@@ -41,9 +41,11 @@ __all__ = [
     "Held",
     "ObjectGraph",
     "assign",
+    "captures_dataset",
     "copy_graph",
     "eager_random_state",
     "inputs_of",
+    "is_seeded",
     "is_variable",
     "obstacle_of",
     "open_reader",
@@ -57,6 +59,7 @@ __all__ = [
     "set_eager_random_state",
     "shuffles_in",
     "stateful_operation",
+    "variables_in",
 ]
 
 GRAPH_KEY = base.OBJECT_GRAPH_PROTO_KEY
@@ -242,13 +245,29 @@ def put_down_iterator(iterator: tf.data.Iterator, state: tf.Tensor) -> None:
 
 def inputs_of(dataset: tf.data.Dataset) -> list[tf.data.Dataset]:
     """Return the datasets that a dataset is made of."""
-    return list(dataset._inputs())
+    inside = getattr(dataset, "_dataset", None)  # of TF 1's adapter, which gives out the inside's inputs as its own
+    return [inside] if isinstance(inside, tf.data.Dataset) else list(dataset._inputs())
+
+
+def variables_in(dataset: tf.data.Dataset) -> list[tf.Variable]:
+    """Return the variables that a dataset's own functions use: a Keras layer's seed, or a random generator's state."""
+    return [variable for function in dataset._functions() for variable in function.function.variables]
+
+
+def captures_dataset(dataset: tf.data.Dataset) -> bool:
+    """Say whether a dataset's own functions use another dataset from outside, which :func:`inputs_of` does not tell."""
+    captured = [value for function in dataset._functions() for value in function.function.captured_inputs]
+    return any(value.dtype == tf.variant for value in captured)
 
 
 def stateful_operation(dataset: tf.data.Dataset) -> str | None:
     """Say which operation of a dataset keeps state that no iterator's state holds; None if there is none."""
-    try:
-        dataset._as_serialized_graph(external_state_policy=tf.data.experimental.ExternalStatePolicy.FAIL)
+    options = tf.data.Options()
+    options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.FAIL
+    try:  # the dataset's own policy goes before that of the call
+        dataset.with_options(options)._as_serialized_graph(
+            external_state_policy=options.experimental_external_state_policy
+        )
     except tf.errors.FailedPreconditionError as error:
         return obstacle_of(error)
     return None
@@ -266,6 +285,11 @@ def eager_random_state() -> dict[str, Any]:
     if stateful_random_ops.global_generator is not None:
         state["generator"] = stateful_random_ops.global_generator.state.numpy()
     return state
+
+
+def is_seeded() -> bool:
+    """Say whether TensorFlow's global seed is set."""
+    return context.context()._seed is not None
 
 
 def set_eager_random_state(state: Mapping[str, Any]) -> None:

@@ -184,7 +184,10 @@ def test_data_that_end_before_the_saved_place_are_refused(directory):
 def test_data_of_another_kind_are_refused_with_both_sides(directory):
     break_off(rows().batch(4), directory, 18)
     other = rows().map(lambda x, y: (tf.cast(x, tf.float64), y)).batch(4)
-    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"(?s)batch 5 of another kind.*float32.*float64"):
+    with pytest.raises(
+        ckptkit.CheckpointMismatchError,
+        match=r"(?s)batch 5 of other training data: the kind of batch.*float32.*float64",
+    ):
         fit(other, directory)
 
 

@@ -150,7 +150,7 @@ def test_a_checkpoint_that_no_loop_saved_is_refused_with_what_to_do(tmp_path):
 
 def test_a_dataset_of_another_kind_than_the_saved_position_is_refused(tmp_path):
     run(tmp_path, shuffled, stop_after=6)
-    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"at batch 4 of another kind of input"):
+    with pytest.raises(ckptkit.CheckpointMismatchError, match=r"at batch 4 of other input: the kind of batch differs"):
         run(tmp_path, listed)
 
 
