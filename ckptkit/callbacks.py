@@ -209,8 +209,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
         self._step = self._epochs_first_step + batch
-        state = lambda: self._state(batch, logs())  # noqa: E731
-        saved = self.manager.maybe_save(self._step, epoch=self._now.epoch, batch=batch, state=state)
+        saved = self.manager.maybe_save(
+            self._step, epoch=self._now.epoch, batch=batch, state=lambda: self._state(batch, logs())
+        )
         self._saved_step = self._step if saved is not None else self._saved_step
 
     def _before_validation(self) -> None:

@@ -190,6 +190,13 @@ def tf_data_cached_below_a_shuffle() -> Script:
     return Script(dense(), (dataset().shuffle(ROWS).cache().shuffle(ROWS).batch(BATCH),))
 
 
+@case
+def tf_data_keras_layers_in_map() -> Script:
+    noise = keras.layers.GaussianNoise(0.3)
+    data = dataset().shuffle(ROWS).map(lambda x, y: (noise(x, training=True), y)).batch(BATCH)
+    return Script(dense(), (data,))
+
+
 class Rows(keras.utils.PyDataset):
     """Shuffles itself at the end of each epoch, as many do."""
 

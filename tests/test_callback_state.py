@@ -18,6 +18,7 @@ import ckptkit
 from ckptkit import finished_fits
 from ckptkit.callback_state import _ATTRIBUTES, CallbackStates
 from ckptkit.run_state import pack, unpack
+from tests.test_callbacks import BreakOff, BreaksOff
 
 EarlyStopping, ReduceLROnPlateau = keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau
 CSVLogger, ModelCheckpoint = keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint
@@ -526,21 +527,6 @@ X = np.random.default_rng(0).random((24, 3)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
 STEPS = 6  # batches an epoch, of 4
 POLICY = ckptkit.policies.EverySteps(4) | ckptkit.policies.EveryEpochs()
-
-
-class BreakOff(Exception):
-    """What ends a fit in these tests as a kill would."""
-
-
-class BreaksOff(keras.callbacks.Callback):
-    def __init__(self, after_steps):
-        super().__init__()
-        self.left = after_steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            raise BreakOff
 
 
 class Scores(keras.callbacks.Callback):

@@ -640,7 +640,7 @@ def test_batches_of_another_kind_are_refused_with_both_kinds():
     position = InputPosition(span(24).map(lambda x: tf.cast(x, tf.float32)).batch(3), name="photos")
     with pytest.raises(
         CheckpointMismatchError,
-        match=r'batch 3 of other photos: the kind of batch differs\.\n  checkpoint .*int64.*\n  now .*float32.*\n.*"restart"',
+        match=r'batch 3 of other photos: the kind of batch.*\n  checkpoint .*int64.*\n  now .*float32.*\n.*"restart"',
     ):
         position.move_to(*place)
     assert list(iter(position))  # and nothing has changed
