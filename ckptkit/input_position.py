@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ from ckptkit.snapshot import is_seeded, obstacle_of, pick_up_iterator, put_down_
 __all__ = ["DEFAULT_LIMIT", "INPUT_STATES", "InputPosition"]
 
 _log = logging.getLogger("ckptkit")
+
+# Datasets that iterators were made of in this process: their shuffles have drawn seeds, which nobody can give back.
+_gone_over: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()
 
 INPUT_STATES = ("auto", "iterator", "replay", "restart")
 DEFAULT_LIMIT = 64 * 2**20
@@ -92,6 +96,8 @@ class InputPosition:
             self._fresh = (scratch, pick_up_iterator(scratch))  # now: its count of seeds is that of this moment
         self._current = iter(self._dataset)
         self._iterators.append(0)
+        if self._pipeline is not None and self._pipeline.draws_seeds:
+            _gone_over.add(self._dataset)
         if pending is not None:
             self._move(*pending)
         return self._current  # type: ignore[no-any-return]
@@ -101,6 +107,12 @@ class InputPosition:
         self._is_prepared = True
         if self._pending is not None:
             place, _ = self._pending
+            if self._pipeline is not None and self._dataset in _gone_over:
+                _log.warning(
+                    "%s: this dataset was gone over in this process before, and its shuffles go on from there. For the "
+                    "order that the run would have had, make the dataset anew before it is resumed.",
+                    self._name,
+                )
             self._outside = randomness.capture()
             self._fast_forward(self._iterators)
             randomness.reinstate(self._outside)

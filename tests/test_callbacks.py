@@ -425,3 +425,34 @@ def test_a_notebook_cell_that_builds_the_model_and_fits_run_twice_does_not_train
     again = fit(other := sequential(), ckptkit.TrainingCheckpoint(directory))
     assert again.history == first.history
     assert everything(other) == everything(model)
+
+
+class Eager(keras.Model):
+    """Cannot be built from shapes: it looks at the numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(tf.constant(inputs.numpy() * 2.0))
+
+
+def test_a_model_that_cannot_be_built_from_shapes_is_restored_when_fit_builds_it_and_the_log_says_so(
+    directory, tmp_path, caplog
+):
+    def make():
+        keras.utils.set_random_seed(3)
+        model = Eager()
+        model.compile("adam", "mse", run_eagerly=True)
+        return model
+
+    fit(whole := make(), ckptkit.TrainingCheckpoint(tmp_path / "whole"))
+    with pytest.raises(BreakOff):
+        fit(make(), ckptkit.TrainingCheckpoint(directory, save_freq=7, async_save=False), BreaksOff(8))
+    fit(resumed := make(), callback := ckptkit.TrainingCheckpoint(directory, save_freq=7))
+    assert callback.resumed_from.step == 7
+    assert digest([*resumed.weights, *resumed.optimizer.variables]) == digest(
+        [*whole.weights, *whole.optimizer.variables]
+    )
+    assert "cannot be built from the shapes of its data" in caplog.text

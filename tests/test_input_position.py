@@ -933,5 +933,20 @@ def test_a_deterministic_source_with_a_state_of_its_own_is_replayed(source):
     assert Run(source, place=((1, 3), left.places[1, 3])).go() == whole[11:]
 
 
+def test_a_dataset_that_was_gone_over_in_this_process_is_told_from_one_that_was_made_anew(caplog):
+    dataset = shuffled()
+    left = InputPosition(dataset)
+    next(iter(left))
+    left.drew(1)
+    again, anew = InputPosition(dataset, name="photos"), InputPosition(shuffled())
+    for position in (anew, again):
+        position.move_to(*left.save())
+    iter(anew)
+    assert caplog.text == ""
+    iter(again)
+    assert "photos: this dataset was gone over in this process before" in caplog.text
+    assert "make the dataset anew" in caplog.text
+
+
 def test_the_default_limit_is_64_mib():
     assert DEFAULT_LIMIT == 64 * 2**20
