@@ -142,12 +142,9 @@ def kills_of(name, steps, epochs):
     """Return lives that end early: each a list of kills in a row, after which a life is left alone."""
     chosen = random.Random(name)
     late = steps * epochs - 2
-    return [
-        [("batch", chosen.randrange(SAVE_FREQ + 2, late))],
-        [("batch", chosen.randrange(2, late // 2)), ("batch", chosen.randrange(2, late // 3)), ("epoch_end", 1)],
-        [("epoch_end", chosen.randrange(1, epochs - 1)), ("epoch_begin", 2), ("test", 2)],
-        [("train_end", 1)],
-    ]
+    first = ("batch", chosen.randrange(2, late // 2))
+    second = [("epoch_end", chosen.randrange(1, epochs - 1)), ("epoch_begin", 2), ("test", 2)][chosen.randrange(3)]
+    return [[("batch", chosen.randrange(SAVE_FREQ + 2, late))], [first, second, ("train_end", 1)]]
 
 
 def lives_of(name, at):
