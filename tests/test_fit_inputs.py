@@ -12,6 +12,8 @@ from ckptkit import finished_fits
 from ckptkit.fit_inputs import FitInputs
 from tests.test_callbacks import STEPS, BreakOff, BreaksOff, Seen, X, Y, everything, sequential
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def directory(tmp_path):

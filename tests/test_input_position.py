@@ -268,6 +268,7 @@ BOTH = {name for name in EXACT if any(word in name for word in ("shuffle", "one"
 KNOWN = pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "known"),
     [
