@@ -193,8 +193,8 @@ def one_batch_off():
 
     move = InputPosition._move
 
-    def spoilt(self, drawn, way, state):
-        move(self, drawn, way, state)
+    def spoilt(self, place, state):
+        move(self, place, state)
         next(self._current)
 
     InputPosition._move = spoilt
