@@ -97,7 +97,7 @@ class Pipeline:
         self._buffered = 0
         self.shuffles = 0
         self.is_seeded = True
-        self._captures = self._is_kept = False
+        self._captures = self._is_kept = self._has_cache = False
         self.layout: list[str] = []
         self.variables: list[tf.Variable] = []
         self._follow(dataset, _Way())
@@ -134,6 +134,10 @@ class Pipeline:
             return "a function uses a dataset from outside"
         if self._is_kept:
             return "a cache keeps the order of a shuffle below it"
+        if self._has_cache and self._shuffles:
+            return "a cache beside a shuffle"
+        if self._dataset.options().experimental_warm_start:
+            return "experimental_warm_start makes iterators before anything is drawn"
         if any(shuffle.late for shuffle in self._shuffles):
             return "a shuffle in the second part of concatenate()"
         if len({id(shuffle.dataset) for shuffle in self._shuffles}) < len(self._shuffles):
@@ -174,10 +178,13 @@ class Pipeline:
         elif kind == "RepeatDataset":
             count = int(dataset._count)
             passes = way.passes * (math.inf if count < 0 else count)
-            way = replace(way, passes=math.nan if way.cut and passes != 1 else passes)
+            # At its end it makes an iterator more, but where TensorFlow makes one dataset of it and the shuffle below.
+            is_one_more = count > 1 and not type(sources[0]).__name__.endswith("ShuffleDataset")
+            way = replace(way, passes=math.nan if is_one_more or (way.cut and passes != 1) else passes)
         elif kind == "ShuffleAndRepeatDataset":
             way = replace(way, lazy=True, passes=math.nan)
         elif kind == "CacheDataset":
+            self._has_cache = self._has_cache or not way.lazy
             # Gone over once; from then on the order is the one that was kept. TensorFlow throws an incomplete one away.
             way = replace(way, passes=math.nan) if way.cut else replace(way, frozen=True)
         if kind not in _WHOLE or bool(getattr(dataset, "_drop_remainder", False)):

@@ -265,6 +265,8 @@ HARD = {
 BOTH = {name for name in EXACT if any(word in name for word in ("shuffle", "one", "repeat", "concat", "zip", "cache"))}
 
 
+# How far TensorFlow has read ahead in a part that is longer than the others is not the same in any two runs.
+KNOWN_OR_NOT = {"zip with a shorter one": [False]}
 KNOWN = pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
 
 
@@ -274,7 +276,7 @@ KNOWN = pytest.mark.parametrize("known", [True, False], ids=["known length", "un
     [
         pytest.param(name, known, id=f"{name}, {'known' if known else 'unknown'} length")
         for name in EXACT | HARD
-        for known in ([True, False] if name in BOTH or name in HARD else [len(name) % 2 == 0])
+        for known in KNOWN_OR_NOT.get(name, [True, False] if name in BOTH or name in HARD else [len(name) % 2 == 0])
     ],
 )
 def test_a_resumed_run_has_the_batches_of_the_whole_one_and_saves_disturb_neither(name, known):
@@ -320,6 +322,29 @@ def test_a_save_after_one_that_made_the_next_iterator_has_its_state_as_well():
     left = Run(make)
     whole = left.go(save=lambda epoch, batch: (epoch, batch) in [(0, 1), (0, 2)])
     assert Run(make, place=((0, 2), left.places[0, 2])).go() == whole[2:]
+
+
+def mapped_and_repeated():
+    return untuned(span(12).shuffle(12).map(lambda x: x + 1).repeat(2).batch(3))
+
+
+def zipped_with_a_cache():
+    return untuned(pairs(span(24).shuffle(24), span(24).cache()).batch(3))
+
+
+@pytest.mark.parametrize(
+    ("make", "start"),
+    [
+        (mapped_and_repeated, (1, 0)),
+        (zipped_with_a_cache, (1, 3)),
+    ],
+    ids=["repeat above map", "zip with a cache"],
+)
+def test_what_is_not_of_the_iterator_alone_comes_back_as_well(make, start):
+    whole = Run(make).go()
+    left = Run(make)
+    left.go(save=lambda epoch, batch: (epoch, batch) == start, until=start)
+    assert Run(make, place=(start, left.places[start])).go() == whole[start[0] * 8 + start[1] :]
 
 
 def test_a_cache_in_a_file_is_gone_on_with(tmp_path):

@@ -153,6 +153,20 @@ def test_a_position_has_each_shuffle_that_is_alive_once(make, batches, alive):
     assert shuffles_in(pick_up_iterator(iterator)) == alive
 
 
+@pytest.mark.parametrize(("ask", "seeds"), [(False, 2), (True, 3)], ids=["all batches", "and the end"])
+def test_a_repeat_makes_one_iterator_more_when_it_is_asked_for_a_batch_after_its_last(ask, seeds):
+    shuffle = span(30).shuffle(30)
+    orders = [listed(shuffle) for _ in range(4)]
+    keras.utils.set_random_seed(1)
+    shuffle = span(30).shuffle(30)
+    given = tf.data.Options()
+    given.autotune.enabled = False
+    iterator = iter(shuffle.map(lambda x: x + 1).repeat(2).with_options(given))
+    drawn(iterator, 60)
+    assert not ask or next(iterator, None) is None
+    assert listed(shuffle) == orders[seeds]
+
+
 def test_tensorflow_says_which_operation_has_a_state_of_its_own():
     assert stateful_operation(span(9).shuffle(3)) is None
     assert "RandomUniform is stateful" in stateful_operation(span(9).map(noisy))
@@ -177,7 +191,7 @@ def test_tensorflow_says_which_operation_has_a_state_of_its_own():
         (lambda: span(4).shuffle(4).repeat(), 1, False, False),
         (lambda: span(4).repeat().shuffle(4), 1, True, True),
         (lambda: tf.data.Dataset.random(seed=3), 0, True, True),
-        (lambda: tf.data.Dataset.random(seed=3, rerandomize_each_iteration=True).repeat(2), 0, True, False),
+        (lambda: tf.data.Dataset.random(seed=3, rerandomize_each_iteration=True).repeat(2), 0, False, False),
     ],
     ids=[
         "no shuffle",
