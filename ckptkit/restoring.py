@@ -9,13 +9,15 @@ Values whose objects do not exist yet, because a Keras layer or optimizer is not
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from ckptkit.errors import CheckpointMismatchError
 from ckptkit.mismatch import Difference, report
+from ckptkit.replicas import names_in, replicas_of
 from ckptkit.snapshot import (
     ADDITION,
     CheckpointGraph,
@@ -25,9 +27,9 @@ from ckptkit.snapshot import (
     is_variable,
     open_reader,
     plain_keys,
-    plain_variable,
     read_graph,
     read_tensors,
+    resource_variable,
 )
 from ckptkit.untracked import METRICS, is_lazy, is_unbuilt, when_built
 
@@ -48,7 +50,7 @@ class Pending:
         self._prefix = prefix
         self._graph = graph
         self._saved = saved
-        self._waiting: dict[int, tuple[str, tf.Tensor]] = {}
+        self._waiting: dict[int, tuple[str, _Value]] = {}
         self._left_to_tensorflow: dict[int, str] = {}
         self._coordinator: Any = None
 
@@ -69,17 +71,18 @@ class Pending:
             return
         live = self._graph.live()
         for at, node in _pair(live, self._saved).items():
-            variable = plain_variable(live[at].trackable) if node in self._waiting else None
+            variable = resource_variable(live[at].trackable) if node in self._waiting else None
             if variable is None:
                 continue
             name, value = self._waiting[node]
-            if not variable.shape.is_compatible_with(value.shape) or variable.dtype != value.dtype:
-                difference = Difference(name, _said(value.shape, value.dtype), _said(variable.shape, variable.dtype))
+            saved = value.common
+            if not variable.shape.is_compatible_with(saved.shape) or variable.dtype != saved.dtype:
+                difference = Difference(name, _said(saved.shape, saved.dtype), _said(variable.shape, variable.dtype))
                 raise CheckpointMismatchError(report(self._prefix, [difference], len(live)))
-            assign(variable, value)
+            value.put_into(variable)
             del self._waiting[node]
 
-    def _wait(self, match: _Match, values: dict[str, tf.Tensor]) -> None:
+    def _wait(self, match: _Match, values: Mapping[str, _Value]) -> None:
         self._waiting = {node: (name, values[match.key(node)]) for node, name in match.until_built.items()}
         self._left_to_tensorflow = match.until_called
         rest = match.rest()
@@ -127,9 +130,10 @@ def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True, foreign
             raise CheckpointMismatchError(report(prefix, match.differences, match.variables))
         names = ", ".join(difference.name for difference in match.differences)
         _log.warning("restored %s in part; skipped, as strict=False says: %s", prefix, names)
-    values = read_tensors(prefix, sorted(match.keys()), match.types)
+    values = match.read(match.keys())
     for variable, key in match.direct:
-        assign(variable, values[key])
+        values[key].put_into(variable)
+    match.warn_of_replicas()
     pending = Pending(prefix, graph, saved)
     pending._wait(match, values)
     return pending
@@ -146,14 +150,38 @@ def complete(graph: CheckpointGraph, prefix: str, done: set[str]) -> None:
     saved: ObjectGraph = read_graph(prefix)
     match = _Match(graph.live(), saved, prefix, foreign=False)
     plain = plain_keys(saved)
-    values = read_tensors(prefix, sorted(match.keys().difference(done)), match.types)
+    own = {key for variable, key in match.direct if key in match.replicas}
+    values = match.read(match.keys().difference(done) | own)
     for variable, key in match.direct:
-        if key not in done:
-            assign(variable, values[key])
+        if key in values:
+            values[key].put_into(variable)
+    match.warn_of_replicas()
     # What TensorFlow knows of and has not restored it waits for itself.
     match.until_built = {node: name for node, name in match.until_built.items() if match.key(node) not in plain}
     match.leave_out(plain)
     Pending(prefix, graph, saved)._wait(match, values)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A variable's value as it was saved.
+
+    Attributes:
+        common: What TensorFlow keeps of it.
+        count: How many replicas saved values of their own; 0 if all had the same.
+        own: Those values, by replica.
+    """
+
+    common: tf.Tensor
+    count: int
+    own: Mapping[int, tf.Tensor]
+
+    def put_into(self, variable: tf.Variable) -> None:
+        assign(variable, self.common)
+        replicas = replicas_of(variable)
+        if len(replicas) == self.count:
+            for number, replica in enumerate(replicas):
+                assign(replica, self.own.get(number, self.common))
 
 
 class _Match:
@@ -161,8 +189,10 @@ class _Match:
 
     def __init__(self, live: Sequence[Any], saved: ObjectGraph, prefix: str, foreign: bool) -> None:
         reader = open_reader(prefix)
+        self._prefix = prefix
         self.types: dict[str, tf.DType] = reader.get_variable_to_dtype_map()
         self._shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
+        self.replicas = names_in(self.types)
         self._saved = saved
         self._live = live
         self.direct: list[tuple[tf.Variable, str]] = []
@@ -182,6 +212,35 @@ class _Match:
         """Return every key of the saved graph: what TensorFlow assigns later is read and checked now, too."""
         graph_keys = {a.checkpoint_key for node in self._saved.nodes for a in node.attributes}
         return graph_keys & self.types.keys()
+
+    def read(self, keys: set[str]) -> dict[str, _Value]:
+        """Read values, those of replicas with them, and check them.
+
+        Raises:
+            CheckpointDamagedError: One of them is not what was written.
+        """
+        own = {key: self.replicas.get(key, (0, {})) for key in keys}
+        names = {name for _, names in own.values() for name in names.values()}
+        tensors = read_tensors(self._prefix, sorted(keys | names), self.types)
+        return {
+            key: _Value(tensors[key], count, {number: tensors[name] for number, name in names.items()})
+            for key, (count, names) in own.items()
+        }
+
+    def warn_of_replicas(self) -> None:
+        """Say so if values of replicas were left out, because there is another number of them now."""
+        counts = {
+            (self.replicas[key][0], max(1, len(replicas_of(v)))) for v, key in self.direct if key in self.replicas
+        }
+        for saved, now in sorted(counts):
+            if saved != now:
+                _log.warning(
+                    "%s was saved by %d replicas, and there are %d now: each takes the common value of its variables, "
+                    "BatchNorm statistics and metrics of the epoch under way among them.",
+                    self._prefix,
+                    saved,
+                    now,
+                )
 
     def leave_out(self, keys: set[str]) -> None:
         """Take some values for done."""
@@ -222,7 +281,7 @@ class _Match:
                 said = _said(tf.TensorShape(self._shapes[key]), self.types[key])
                 self.differences.append(Difference(_name(data.object_name), said, _said(shape, dtype)))
                 self._done.add(saved)
-            elif (variable := plain_variable(data.trackable)) is not None:
+            elif (variable := resource_variable(data.trackable)) is not None:
                 self.direct.append((variable, key))
                 self._done.add(saved)
 

@@ -29,10 +29,11 @@ from tensorflow.python.checkpoint import restore as tf_restore
 from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops, stateful_random_ops
 from tensorflow.python.trackable import base
-from tensorflow.python.training.saving import saveable_object
+from tensorflow.python.training.saving import saveable_object, saveable_object_util
 
 from ckptkit.errors import CheckpointDamagedError, CheckpointError
 from ckptkit.records import TensorInfo
+from ckptkit.replicas import common_key, is_distributed, name_of, replicas_of
 from ckptkit.untracked import untracked
 
 __all__ = [
@@ -51,11 +52,11 @@ __all__ = [
     "open_reader",
     "pick_up_iterator",
     "plain_keys",
-    "plain_variable",
     "put_down_iterator",
     "read_extras",
     "read_graph",
     "read_tensors",
+    "resource_variable",
     "set_eager_random_state",
     "shuffles_in",
     "stateful_operation",
@@ -83,15 +84,16 @@ class Held:
 
     def write(self, prefix: str, device: str | None = None) -> tuple[TensorInfo, ...]:
         """Write a standard TensorFlow checkpoint at ``prefix`` and return its table of tensors."""
+        common = dict(zip(self.keys, self.tensors))
+        rows = [row for row in zip(self.keys, self.slices, self.tensors) if not _is_common(row[0], row[2], common)]
+        keys, slices, tensors = zip(*rows)
         with tf.device(device or "cpu:0"):
-            tf.raw_ops.SaveV2(
-                prefix=prefix, tensor_names=self.keys, shape_and_slices=self.slices, tensors=list(self.tensors)
-            )
+            tf.raw_ops.SaveV2(prefix=prefix, tensor_names=keys, shape_and_slices=slices, tensors=list(tensors))
         return tuple(
             TensorInfo(
                 key, tensor.dtype.name, tuple(tensor.shape), int(tensor.shape.num_elements()) * tensor.dtype.size
             )
-            for key, tensor in zip(self.keys, self.tensors)
+            for key, tensor in zip(keys, tensors)
         )
 
 
@@ -131,9 +133,10 @@ class CheckpointGraph:
         return Held(keys, slices, tensors)
 
     def variables(self) -> list[tuple[Any, tf.Tensor]]:
-        """Return every variable with its value, held as it is now."""
+        """Return every variable with its value, held as it is now; of a distributed one, those of its replicas."""
         found = [data.trackable for data in self.live() if is_variable(data.trackable)]
-        return [(variable, tf.convert_to_tensor(variable)) for variable in found]
+        parts = [part for variable in found for part in replicas_of(variable) or (variable,)]
+        return [(part, tf.convert_to_tensor(part)) for part in parts]
 
     def live(self) -> list[Any]:
         """Return TensorFlow's description of each live object: ``trackable``, ``object_name`` and more."""
@@ -206,20 +209,23 @@ def read_extras(prefix: str) -> dict[str, tf.Tensor]:
     return {key[len(EXTRA) :]: value for key, value in (read_tensors(prefix, keys, types) if keys else {}).items()}
 
 
-def plain_variable(trackable: Any) -> tf.Variable | None:
-    """Return the one resource variable behind a trackable; None where there is none, or one a replica."""
+def resource_variable(trackable: Any) -> tf.Variable | None:
+    """Return the resource variable behind a trackable, be it one or one a replica; None where there is none."""
     value = trackable.value if isinstance(trackable, keras.Variable) else trackable
-    return value if resource_variable_ops.is_resource_variable(value) and not _is_distributed(value) else None
+    return value if resource_variable_ops.is_resource_variable(value) else None
 
 
 def is_variable(trackable: Any) -> bool:
     """Say whether a trackable is a variable of any kind."""
-    return isinstance(trackable, (keras.Variable, tf.Variable)) or _is_distributed(trackable)
+    return isinstance(trackable, (keras.Variable, tf.Variable)) or is_distributed(trackable)
 
 
 def assign(variable: tf.Variable, value: tf.Tensor) -> None:
     """Assign a value that was read; on the host the variable takes over its memory, nothing is copied."""
-    variable._restore_from_tensors({base.VARIABLE_VALUE_KEY: value})
+    if is_distributed(variable):
+        variable.assign(value, read_value=False)  # reading one would ask all workers
+    else:
+        variable._restore_from_tensors({base.VARIABLE_VALUE_KEY: value})
 
 
 def pick_up_iterator(iterator: tf.data.Iterator) -> tf.Tensor:
@@ -347,22 +353,27 @@ def _keys(node: Any) -> list[str]:
     return [attribute.checkpoint_key for attribute in node.attributes]
 
 
-def _is_distributed(value: Any) -> bool:
-    return isinstance(value, tf.distribute.DistributedValues)
-
-
 def _read(serialized: Mapping[Any, Mapping[str, Any]]) -> Iterator[tuple[str, str, tf.Tensor]]:
     for trackable, tensors in serialized.items():
-        variable = plain_variable(trackable)
+        is_wrapped = isinstance(trackable, saveable_object_util.SaveableCompatibilityConverter)
+        variable, replicas = resource_variable(trackable), replicas_of(trackable.obj if is_wrapped else trackable)
         for key, value in tensors.items():
             for slice_spec, item in (value if isinstance(value, dict) else {"": value}).items():
                 tensor = _hold(variable, item)
                 if tensor is not None:
                     yield key, slice_spec, tensor
+            for number, replica in enumerate(replicas):
+                yield name_of(key, number, len(replicas)), "", _hold(replica, None)
+
+
+def _is_common(name: str, value: tf.Tensor, common: Mapping[str, tf.Tensor]) -> bool:
+    """Say whether a replica's value has the bytes of the common one."""
+    key = common_key(name)
+    return key is not None and value.numpy().tobytes() == common[key].numpy().tobytes()
 
 
 def _hold(variable: tf.Variable | None, item: Any) -> tf.Tensor | None:
-    if variable is not None:
+    if variable is not None and not is_distributed(variable):
         with tf.device(variable.device):  # on its own device: the copy to the host is the writer's work
             return None if _is_empty(variable) else variable.read_value_no_copy()
     if isinstance(item, saveable_object.SaveSpec):

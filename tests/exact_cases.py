@@ -378,6 +378,16 @@ def compiled_by_xla() -> Script:
 
 
 @case
+def mirrored_on_two_devices() -> Script:
+    cpu, two = tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    with tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]).scope():
+        model = dense()
+    x, y = arrays()
+    return Script(model, (x, y), {"batch_size": BATCH, "validation_data": (x, y)})
+
+
+@case
 def run_eagerly() -> Script:
     x, y = arrays()
     return Script(dense(run_eagerly=True), (x, y), {"batch_size": BATCH, "validation_data": (x, y)})

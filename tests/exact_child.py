@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import ckptkit
+from ckptkit.replicas import replicas_of
 from tests.exact_cases import CASES, EPOCHS, Loop
 from tests.kill_child import forked
 
@@ -56,8 +57,8 @@ class Killer(keras.callbacks.Callback):
 
 
 def digest(variables):
-    """Return a hash of the variables' bytes and dtypes, in their order."""
-    parts = [np.asarray(variable) for variable in variables]
+    """Return a hash of the variables' bytes and dtypes, those of all replicas, in their order."""
+    parts = [np.asarray(part) for variable in variables for part in replicas_of(variable) or (variable,)]
     return hashlib.sha256(b"".join(str(part.dtype).encode() + part.tobytes() for part in parts)).hexdigest()[:16]
 
 

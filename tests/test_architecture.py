@@ -27,7 +27,7 @@ FLOORS = [
     {"ledger", "store"},
     {"finding"},
     # Keras and TensorFlow from here on.
-    {"untracked"},
+    {"replicas", "untracked"},
     {"snapshot"},
     {
         "callback_state",

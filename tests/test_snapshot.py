@@ -26,7 +26,7 @@ from tensorflow.python.trackable import base
 from tensorflow.python.training.saving import saveable_object
 
 from ckptkit import CheckpointError, CheckpointManager
-from ckptkit.snapshot import CheckpointGraph, is_variable, plain_variable
+from ckptkit.snapshot import CheckpointGraph, is_variable, resource_variable
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -691,7 +691,7 @@ def test_contract_a_keras_variable_is_a_trackable_around_a_resource_variable() -
     variable = keras.Variable([1.0, 2.0])
     assert isinstance(variable, base.Trackable), LOST + "keras.Variable is no Trackable"
     assert resource_variable_ops.is_resource_variable(variable.value), LOST + "keras.Variable.value"
-    assert plain_variable(variable) is variable.value
+    assert resource_variable(variable) is variable.value
 
 
 def test_contract_an_iterator_gives_and_takes_its_position() -> None:

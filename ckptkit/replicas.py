@@ -1,0 +1,65 @@
+"""What each replica of a distributed variable holds: TensorFlow's checkpoints keep one value for all of them.
+
+    for number, replica in enumerate(replicas_of(variable)):
+        name_of(key, number, 2)                 # "_CKPTKIT_REPLICA/1-of-2/model/…": where its own value goes
+    names_in(keys)["model/…"]                   # (2, {1: "_CKPTKIT_REPLICA/1-of-2/model/…"}): those that were stored
+
+A replica's own value is stored only where its bytes differ from the common one.
+
+Under ``tf.distribute.MirroredStrategy`` a metric is counted by each replica for itself and summed up when it is read,
+and BatchNorm's moving statistics are each replica's own as well, although they are called mirrored. So a run that is to
+go on with the same bits needs all of them.
+
+Source: seen on Keras 3.15 and TensorFlow 2.21; tests/test_replicas.py fails if it is not so any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__ = ["common_key", "is_distributed", "name_of", "names_in", "replicas_of"]
+
+_PREFIX = "_CKPTKIT_REPLICA/"
+_NAME = re.compile(rf"{_PREFIX}(\d+)-of-(\d+)/(.*)", re.DOTALL)
+
+
+def is_distributed(value: Any) -> bool:
+    """Say whether a value is one a replica, whatever a Keras variable around it looks like."""
+    return isinstance(_inside(value), tf.distribute.DistributedValues)
+
+
+def replicas_of(variable: Any) -> tuple[tf.Variable, ...]:
+    """Return the variables of the replicas in this process; none where there is only one."""
+    inside = _inside(variable)
+    found = tuple(inside.values) if is_distributed(inside) else ()
+    return found if len(found) > 1 else ()
+
+
+def name_of(key: str, number: int, count: int) -> str:
+    """Return where in a checkpoint the value of one of ``count`` replicas goes, beside the common one under ``key``."""
+    return f"{_PREFIX}{number}-of-{count}/{key}"
+
+
+def common_key(name: str) -> str | None:
+    """Return the key of the common value beside which a value is stored, None if it is no replica's."""
+    match = _NAME.fullmatch(name)
+    return match[3] if match else None
+
+
+def names_in(keys: Iterable[str]) -> dict[str, tuple[int, dict[int, str]]]:
+    """Return, by the key of the common value, how many replicas saved it and the names of those with their own."""
+    found: dict[str, tuple[int, dict[int, str]]] = {}
+    for name in keys:
+        match = _NAME.fullmatch(name)
+        if match:
+            found.setdefault(match[3], (int(match[2]), {}))[1][int(match[1])] = name
+    return found
+
+
+def _inside(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable
