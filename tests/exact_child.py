@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import ckptkit
 from ckptkit.replicas import replicas_of
-from tests.exact_cases import CASES, EPOCHS, Loop
+from tests.exact_cases import CASES, Loop
 from tests.kill_child import forked
 
 SAVE_FREQ = 5
@@ -79,9 +79,9 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
     if spoil is not None:
         spoil()
     script = CASES[case]()
-    killer = [] if kill is None else [Killer(*kill)]
+    killer = Killer(*kill or ("nothing", 1))
     if isinstance(script, Loop):
-        return one_life_of_loop(script, directory if with_ckptkit else None, *killer)
+        return one_life_of_loop(script, directory if with_ckptkit else None, killer)
     histories = []
     for _ in range(script.fits):
         ours = []
@@ -89,8 +89,7 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
             options = {"save_freq": SAVE_FREQ, "async_save": False, **script.checkpoint}
             ours = [ckptkit.TrainingCheckpoint(directory, **options)]
         # In front of the others: the place in the list must not matter.
-        options = {"epochs": EPOCHS, "verbose": 0, **script.options}
-        history = script.model.fit(*script.data, callbacks=[*ours, *script.callbacks, *killer], **options)
+        history = script.model.fit(*script.data, callbacks=[*ours, *script.callbacks, killer], **script.options)
         histories.append({"epoch": list(history.epoch), "history": repr(history.history)})
     return {
         "variables": digest(script.model.variables),
@@ -101,18 +100,24 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
     }
 
 
-def one_life_of_loop(script, directory, killer=None):
+def one_life_of_loop(script, directory, killer):
     """The same for a GradientTape loop; without a directory it is a plain one."""
     losses = tf.Variable(tf.zeros(script.epochs))  # what was measured at each epoch's end
     objects = {"model": script.model, "optimizer": script.optimizer, "losses": losses, **script.more}
 
     def train(step, batch, validation):
+        if step % script.steps == 0:
+            killer.on_epoch_begin(step // script.steps)
         script.step_on(*batch)
-        if (step + 1) % script.steps == 0 and script.validation is not None:
-            epoch = step // script.steps
-            losses[epoch].assign(sum(float(script.validate_on(*batch)) for batch in validation()))
-        if killer is not None:
-            killer.on_train_batch_end(step)
+        killer.on_train_batch_end(step)
+        epoch, done = divmod(step + 1, script.steps)
+        if done == 0:
+            measured = []
+            for batch in validation() if script.validation is not None else ():
+                measured.append(float(script.validate_on(*batch)))
+                killer.on_test_batch_end(len(measured))
+            losses[epoch - 1].assign(sum(measured))
+            killer.on_epoch_end(epoch)
 
     if directory is None:
         stream = None
@@ -130,6 +135,7 @@ def one_life_of_loop(script, directory, killer=None):
             )
             for step, batch in loop:
                 train(step, batch, loop.validation)
+            killer.on_train_end()
     return {
         "variables": digest(script.model.variables),
         "optimizer": digest(script.optimizer.variables),
@@ -139,22 +145,31 @@ def one_life_of_loop(script, directory, killer=None):
     }
 
 
-def kills_of(name, steps, epochs):
-    """Return lives that end early: each a list of kills in a row, after which a life is left alone."""
+def kills_of(name, steps, epochs, validates):
+    """Return lives that end early: each a list of kills in a row, after which a life is left alone.
+
+    A row begins early and each kill in it comes soon, so that there is something left for the next one.
+    """
     chosen = random.Random(name)
     late = steps * epochs - 2
-    first = ("batch", chosen.randrange(2, late // 2))
-    second = [("epoch_end", chosen.randrange(1, epochs - 1)), ("epoch_begin", 2), ("test", 2)][chosen.randrange(3)]
-    return [[("batch", chosen.randrange(SAVE_FREQ + 2, late))], [first, second, ("train_end", 1)]]
+    row = [("epoch_end", 1), ("epoch_begin", 2), *([("test", chosen.randrange(1, 4))] if validates else [])]
+    chosen.shuffle(row)
+    first = ("batch", chosen.randrange(2, steps + 1))
+    return [[("batch", chosen.randrange(SAVE_FREQ + 2, late))], [first, *row, ("train_end", 1)]]
+
+
+def facts_of(script):
+    """Return steps an epoch, epochs, and whether each ends with a validation."""
+    return script.steps, script.epochs, not isinstance(script, Loop) or script.validation is not None
 
 
 def lives_of(name, at):
     """Run a script that is left alone, one without ckptkit, and some that are killed; return what they end with."""
-    (steps, epochs), _ = forked(lambda: (CASES[name]().steps, CASES[name]().epochs))
+    facts, _ = forked(lambda: facts_of(CASES[name]()))
     result = {"case": name, "lives": []}
     result["whole"], _ = forked(lambda: one_life(name, f"{at}-whole"))
     result["plain"], _ = forked(lambda: one_life(name, at, with_ckptkit=False))
-    for number, kills in enumerate(kills_of(name, steps, epochs)):
+    for number, kills in enumerate(kills_of(name, *facts)):
         directory = f"{at}-{number}"
         died = [forked(functools.partial(one_life, name, directory, kill))[1] == signal.SIGKILL for kill in kills]
         ended, _ = forked(functools.partial(one_life, name, directory))
