@@ -204,6 +204,18 @@ def tf_data_keras_layers_in_map() -> Script:
     return Script(dense(), (data,))
 
 
+@case
+def training_and_validation_share_a_shuffle() -> Script:
+    rows = dataset().shuffle(ROWS)
+    return Script(dense(), (rows.take(32).batch(BATCH),), {"validation_data": rows.skip(32).batch(BATCH)}, steps=8)
+
+
+@case
+def validation_repeated_with_steps() -> Script:
+    again = dataset(20).shuffle(20).repeat().batch(BATCH)  # left in its second pass
+    return Script(dense(), arrays(), {"batch_size": BATCH, "validation_data": again, "validation_steps": 6})
+
+
 class Rows(keras.utils.PyDataset):
     """Shuffles itself at the end of each epoch, as many do."""
 
@@ -422,6 +434,18 @@ def three_fits() -> Script:
     return Script(
         dense(), (data,), {"epochs": 2}, [keras.callbacks.ReduceLROnPlateau("loss", patience=1)], fits=3, epochs=6
     )
+
+
+@case
+def two_fits_over_a_stream() -> Script:
+    options = {"steps_per_epoch": 7, "epochs": 2, "validation_data": dataset(20).shuffle(20).batch(BATCH).take(3)}
+    data = dataset().shuffle(13).repeat().batch(BATCH)
+    return Script(dense(), (data,), options, [keras.callbacks.CSVLogger("log.csv")], fits=2, steps=7)
+
+
+@case
+def two_fits_over_what_shuffles_itself() -> Script:
+    return Script(dense(), (Rows(),), {"epochs": 2, "validation_data": Rows()}, fits=2)
 
 
 # Callbacks ------------------------------------------------------------------------------------------------------------

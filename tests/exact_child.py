@@ -16,11 +16,13 @@ import sys
 import traceback
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
 import ckptkit
+from ckptkit.listing import DirectoryReader
 from ckptkit.replicas import replicas_of
 from tests.exact_cases import CASES, Loop
 from tests.kill_child import forked
@@ -33,7 +35,7 @@ class Killer(keras.callbacks.Callback):
 
     def __init__(self, event, count):
         super().__init__()
-        self.event, self.left = event, count
+        self.event, self.left, self.batches = event, count, 0
 
     def _happens(self, event):
         self.left -= event == self.event
@@ -44,6 +46,7 @@ class Killer(keras.callbacks.Callback):
         self._happens("epoch_begin")
 
     def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
         self._happens("batch")
 
     def on_test_batch_end(self, batch, logs=None):
@@ -57,18 +60,29 @@ class Killer(keras.callbacks.Callback):
 
 
 def digest(variables):
-    """Return a hash of the variables' bytes and dtypes, those of all replicas, in their order."""
+    """Return a hash of the variables' bytes, dtypes and shapes, those of all replicas, in their order."""
     parts = [np.asarray(part) for variable in variables for part in replicas_of(variable) or (variable,)]
-    return hashlib.sha256(b"".join(str(part.dtype).encode() + part.tobytes() for part in parts)).hexdigest()[:16]
+    facts = [f"{part.dtype}{part.shape}".encode() + part.tobytes() for part in parts]
+    return hashlib.sha256(b"".join(facts)).hexdigest()[:16]
 
 
 def state_of(callback):
-    """Return what a callback remembers or has written, as text."""
+    """Return what a callback remembers and has written: whatever is plain, as text."""
+    plain = (bool, int, float, str, type(None), np.generic, list)
+    lazy = ("monitor_op", "min_delta")  # set up once a process, when they are needed
+    state = {name: value for name, value in vars(callback).items() if isinstance(value, plain) and name not in lazy}
+    if state.get("best_weights") is not None:
+        state["best_weights"] = digest(state["best_weights"])
+    state = {name: repr(value) for name, value in state.items()}
     if isinstance(callback, keras.callbacks.CSVLogger):
         with open(callback.filename, newline="") as file:
-            return {"text": file.read()}
-    names = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter", "_ema_weights_in_model", "drawn")
-    return {name: repr(vars(callback)[name]) for name in names if name in vars(callback)}
+            state["text"] = file.read()
+    if isinstance(callback, keras.callbacks.ModelCheckpoint):
+        with h5py.File(callback.filepath) as file:
+            arrays = []
+            file.visititems(lambda name, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+        state["file"] = digest(arrays)
+    return state
 
 
 def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
@@ -82,7 +96,7 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
     killer = Killer(*kill or ("nothing", 1))
     if isinstance(script, Loop):
         return one_life_of_loop(script, directory if with_ckptkit else None, killer)
-    histories = []
+    histories, resumed = [], None
     for _ in range(script.fits):
         ours = []
         if with_ckptkit:
@@ -91,7 +105,10 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
         # In front of the others: the place in the list must not matter.
         history = script.model.fit(*script.data, callbacks=[*ours, *script.callbacks, killer], **script.options)
         histories.append({"epoch": list(history.epoch), "history": repr(history.history)})
+        resumed = next((each.resumed_from.step for each in ours if each.resumed_from is not None), resumed)
     return {
+        "trained": killer.batches,
+        "resumed": resumed,
         "variables": digest(script.model.variables),
         "optimizer": digest(script.model.optimizer.variables),
         "histories": histories,
@@ -126,6 +143,7 @@ def one_life_of_loop(script, directory, killer):
                 stream = iter(script.dataset)
             for at in range(script.steps):
                 train(epoch * script.steps + at, next(stream), lambda: script.validation)
+        resumed = None
     else:
         policy = ckptkit.policies.EverySteps(SAVE_FREQ)
         checkpoint = tf.train.Checkpoint(**objects)
@@ -136,7 +154,10 @@ def one_life_of_loop(script, directory, killer):
             for step, batch in loop:
                 train(step, batch, loop.validation)
             killer.on_train_end()
+            resumed = None if loop.resumed_from is None else loop.resumed_from.step
     return {
+        "trained": killer.batches,
+        "resumed": resumed,
         "variables": digest(script.model.variables),
         "optimizer": digest(script.optimizer.variables),
         "histories": [repr(losses.numpy().tolist()), float(script.more["total"])],
@@ -172,8 +193,9 @@ def lives_of(name, at):
     for number, kills in enumerate(kills_of(name, *facts)):
         directory = f"{at}-{number}"
         died = [forked(functools.partial(one_life, name, directory, kill))[1] == signal.SIGKILL for kill in kills]
+        newest = max((record.step for record in DirectoryReader(directory).scan().records), default=None)
         ended, _ = forked(functools.partial(one_life, name, directory))
-        result["lives"].append({"kills": kills, "died": died, **ended})
+        result["lives"].append({"kills": kills, "died": died, "newest": newest, **ended})
     result["again"], _ = forked(functools.partial(one_life, name, f"{at}-whole"))
     return result
 
@@ -224,6 +246,16 @@ def one_shuffle_off():
     Pipeline.advance = lambda self, iterators: advance(self, [*iterators, 1])
 
 
+def starts_over():
+    """Find no checkpoint."""
+    from ckptkit.manager import CheckpointManager
+
+    def spoilt(self, *arguments, **named):
+        raise ckptkit.CheckpointNotFoundError
+
+    CheckpointManager.restore = spoilt
+
+
 def no_metrics():
     """Leave what the beginning of the epoch has changed, the metrics that it has reset among it."""
     from ckptkit.manager import CheckpointManager
@@ -243,6 +275,7 @@ SPOILERS = {
     "one_callback_forgotten": (one_callback_forgotten, "early_stopping_and_plateau", ("batch", 72)),
     "one_batch_off": (one_batch_off, "tf_data_shuffle_map_batch_prefetch", ("batch", 19)),
     "one_shuffle_off": (one_shuffle_off, "tf_data_random_operations_in_map", ("batch", 25)),
+    "starts_over": (starts_over, "arrays_shuffled", ("batch", 19)),
     "no_metrics": (no_metrics, "arrays_shuffled", ("batch", 19)),
     "no_random_numbers": (no_random_numbers, "every_global_generator_is_drawn_from", ("batch", 19)),
 }
@@ -252,9 +285,10 @@ def spoilt_life(name, at):
     """Kill a script and resume it with something broken; return what it ends with and what it should have."""
     spoil, case_name, kill = SPOILERS[name]
     whole, _ = forked(lambda: one_life(case_name, f"{at}-whole"))
-    forked(lambda: one_life(case_name, at, kill))
+    died = forked(lambda: one_life(case_name, at, kill))[1] == signal.SIGKILL
+    newest = max(record.step for record in DirectoryReader(at).scan().records)
     ended, _ = forked(lambda: one_life(case_name, at, spoil=spoil))
-    return {"case": name, "whole": whole, "ended": ended}
+    return {"case": name, "whole": whole, "lives": [{"kills": kill, "died": [died], "newest": newest, **ended}]}
 
 
 def main(folder, *names):

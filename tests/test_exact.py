@@ -32,21 +32,36 @@ def groups(names):
     return [names[at : at + AT_ONCE] for at in range(0, len(names), AT_ONCE)]
 
 
+def wrong(result):
+    """Return what is not as it must be, a tuple each."""
+    whole, found = result["whole"], []
+    for life in result["lives"]:
+        at = str(life["kills"])
+        assert all(life["died"]), f"{result['case']}: something of {at} was not killed"
+        found += [(result["case"], at, end) for end in ENDS if life[end] != whole[end]]
+        if life["resumed"] != life["newest"]:
+            found.append((result["case"], at, f"resumed at {life['resumed']}, could at {life['newest']}"))
+        if life["newest"] is not None and not life["trained"] < whole["trained"]:
+            found.append((result["case"], at, f"trained {life['trained']} batches"))
+    return found
+
+
 @pytest.mark.parametrize("names", groups(list(CASES)), ids=lambda names: names[0])
 def test_killed_runs_end_with_the_bits_of_the_run_that_was_not(tmp_path, names):
     results = run(tmp_path, names)
-    wrong = []
+    found = []
     for result in results:
-        whole = result["whole"]
-        lives = [(str(life["kills"]), life) for life in result["lives"]]
-        lives += [("without ckptkit", result["plain"]), ("started again when it was over", result["again"])]
-        wrong += [(result["case"], at, end) for at, life in lives for end in ENDS if life[end] != whole[end]]
-        assert all(all(life["died"]) for life in result["lives"]), f"{result['case']}: something was not killed"
-    assert wrong == []
-    assert len(results) == len(names)
+        whole, plain, again = result["whole"], result["plain"], result["again"]
+        found += wrong(result)
+        found += [(result["case"], "without ckptkit", end) for end in (*ENDS, "trained") if plain[end] != whole[end]]
+        found += [(result["case"], "started again when it was over", end) for end in ENDS if again[end] != whole[end]]
+        if again["trained"]:
+            found.append((result["case"], "started again when it was over", f"trained {again['trained']} batches"))
+    assert found == []
+    assert [result["case"] for result in results] == names
 
 
 def test_a_resume_that_is_broken_by_very_little_is_caught(tmp_path):
     results = run(tmp_path, SPOILERS)
-    assert [result["case"] for result in results if result["ended"] == result["whole"]] == []
+    assert [result["case"] for result in results if not wrong(result)] == []
     assert len(results) == len(SPOILERS)
