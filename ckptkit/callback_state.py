@@ -59,6 +59,7 @@ class CallbackStates:
         self._callbacks: dict[str, Any] = {}
         self._missed: set[str] = set()
         self._converted: dict[int, tuple[np.ndarray[Any, Any], tf.Tensor]] = {}
+        self._headers: dict[str, bool] = {}
         counts: Counter[str] = Counter()
         for callback in callbacks:
             name = type(callback).__name__
@@ -82,8 +83,16 @@ class CallbackStates:
             _log.warning("the checkpoint holds no state of the callback %s; it starts afresh.", name)
         self._missed |= states.keys() ^ self._callbacks.keys()
         for name in sorted(states.keys() & self._callbacks.keys()):
+            callback = self._callbacks[name]
+            if isinstance(callback, keras.callbacks.CSVLogger):
+                self._headers.setdefault(name, callback.append_header)
             # A copy: it may be put back again, and the callback changes what it is given.
-            _set(self._callbacks[name], copy.deepcopy(states[name]))
+            _set(callback, copy.deepcopy(states[name]))
+
+    def let_go(self) -> None:
+        """Leave the callbacks for another fit: a CSVLogger that has gone on with a file begins the next one anew."""
+        for name, header in self._headers.items():
+            self._callbacks[name].append_header = header
 
     def without_weights(self, states: Mapping[str, Any]) -> dict[str, Any]:
         """Return states without the weights among them, for a fit that is over."""

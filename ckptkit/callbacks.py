@@ -9,19 +9,36 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from ckptkit import finished_fits, randomness
+from ckptkit import finished_fits, fit_model, randomness
 from ckptkit.callback_state import CallbackStates
-from ckptkit.errors import CheckpointError, CheckpointNotFoundError
-from ckptkit.fit import AfterAll, BeforeAll, callback_list, dataset_of, epoch_iterator, find_callback, validation_input
+from ckptkit.errors import (
+    CheckpointDamagedError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+)
+from ckptkit.fit import (
+    AfterAll,
+    BeforeAll,
+    callback_list,
+    dataset_of,
+    disarm,
+    epoch_iterator,
+    find_callback,
+    first_epoch,
+    validation_data,
+    validation_input,
+)
 from ckptkit.fit_inputs import FitInputs
-from ckptkit.fit_options import best_policy, save_policy, validate
+from ckptkit.fit_options import best_policy, refuse_rivals, save_policy, validate
 from ckptkit.input_position import DEFAULT_LIMIT
 from ckptkit.manager import CheckpointManager
 from ckptkit.policies import SavePolicy
@@ -35,6 +52,9 @@ _log = logging.getLogger("ckptkit")
 _STATE = "run_state"
 _ORDER = 0  # before exports, which want the final save behind them
 
+# Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
+_managers: weakref.WeakValueDictionary[str, CheckpointManager] = weakref.WeakValueDictionary()
+
 
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Save a run of ``model.fit`` whole, and go on with it when the same script is started again.
@@ -43,7 +63,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     where it was: with the optimizer's slots, the order of the data, the epoch's metrics so far, random numbers, the
     state of the other callbacks and the ``History`` of earlier epochs. A run that was broken off ends with the same
     bits as one that was not, if seeds are set. Where training had already ended, ``fit`` does nothing and returns the
-    whole ``History``.
+    whole ``History``; another ``fit`` of the same model in the same process is a further part of the run, and trains.
+    The learning rate is part of what is restored.
 
     Args:
         directory: Folder of the checkpoints; one a run.
@@ -119,8 +140,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._fits: tuple[FitState, ...] = ()  # the calls of fit before this one
         self._now = FitState()
         self._put_back: Callable[[], None] | None = None
-        self._was_over = False
-        self._initial_epoch = 0
+        self._was_over = self._is_passed = False
         self._resumed_from: CheckpointRecord | None = None
         self._step = self._epochs_first_step = 0
         self._saved_step = -1
@@ -152,21 +172,30 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Open the directory, restore, and get into the loop over the batches."""
         frame = sys._getframe(1)
         self._list, epochs = callback_list(frame), epoch_iterator(frame)
+        refuse_rivals(self, self._list.callbacks)
+        disarm(self._list, self)
         objects = {"model": self.model}
         if self.model.optimizer is not None:
             objects["optimizer"] = self.model.optimizer
+        self._let_earlier_finish()
         self._manager = CheckpointManager(tf.train.Checkpoint(**objects), self.directory, **self._options)
+        _managers[os.path.realpath(self.directory)] = self._manager
         self._history = find_callback(self._list, keras.callbacks.History)
         others = self._list.callbacks if self._listed is None else self._listed
         self._others = CallbackStates([each for each in others if each is not self])
-        self._initial_epoch = self.model._initial_epoch
+        self.model._initial_epoch = None
         dataset = dataset_of(epochs)
         self._inputs = FitInputs(
-            epochs, before_epoch=self._before_epoch, before_step=self._before_step, **self._input_options
+            epochs,
+            validation_data(frame),
+            before_epoch=self._before_epoch,
+            before_step=self._before_step,
+            **self._input_options,
         )
-        self._restore(dataset)
+        self._restore(dataset, first_epoch(frame))
         self._begin_where_it_was()
         AfterAll(
+            self,
             _ORDER,
             on_train_begin=self._after_begin,
             on_epoch_end=self._after_epoch,
@@ -176,12 +205,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the epoch."""
-        # fit has read it; it must not outlive this fit, or the next one of the same model starts late.
-        self.model._initial_epoch = self._initial_epoch
         if epoch != self._now.epoch:  # fit was told to begin later
-            assert self._inputs is not None
-            self._now, self._put_back = FitState(epoch), None
-            self._inputs.begin_anew()
+            self._now = FitState(epoch)
 
     # Between and after -----------------------------------------------------------------------------------------------
 
@@ -194,9 +219,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._history.history = {name: list(values) for name, values in self._now.history.items()}
             self._history.epoch = list(self._now.epochs)
         randomness.reinstate(self._now.random)
+        if self._was_over:
+            self.model._initial_epoch = self.params["epochs"]
+            return
+        self.model._initial_epoch = self._now.epoch  # last of all, for nothing may go wrong before fit reads it
+        BeforeAll(self, self._now.logs, self._forget_initial_epoch).join(self._list)
         if self._now.batch:
             self._put_back = self.manager.hold()
-            BeforeAll(self._now.logs).join(self._list)
+
+    def _forget_initial_epoch(self) -> None:
+        # fit has read it; it must not outlive this fit, or the next one of the same model starts late.
+        self.model._initial_epoch = None
 
     def _before_epoch(self) -> None:
         if self._put_back is None:
@@ -225,34 +258,35 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         metrics = _numbers(logs)
         # Asked in any case: the policy counts from its last question.
         due = self.manager.is_due(self._step, epoch=epoch + 1, metrics=metrics)
-        if self._is_best(metrics) or due:
+        # The last epoch as well, and now: what other callbacks do to the model when training ends is no part of it.
+        is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
+        if self._is_best(metrics) or due or is_last:
             self._save(metrics)
 
     def _after_training(self) -> None:
-        self.model._initial_epoch = self._initial_epoch
-        if self._was_over:  # nothing was trained: leave everything as the fit that did it has left it
-            randomness.reinstate(self._now.random)
+        self._forget_initial_epoch()
         if self._step != self._saved_step:
             self._save({})
         self.manager.close()
-        over = (self._now if self._was_over else self._fit_state(0)).when_over()
-        self._fits = (*self._fits, replace(over, callbacks=self._others.without_weights(over.callbacks)))
-        finished_fits.note(self.directory, fits=len(self._fits), steps=self._optimizer_steps())
+        self._fits = self._passed((*self._fits, self._now if self._was_over else self._fit_state(0)))
+        self._others.let_go()
+        finished_fits.note(self.directory, self.model, fits=len(self._fits))
         self._inputs = self._list = self._put_back = None  # the data need not live as long as we do
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
-    def _restore(self, dataset: Any) -> None:
+    def _restore(self, dataset: Any, initial_epoch: int) -> None:
         self._resumed_from, self._fits, self._now = None, (), FitState()
+        self._was_over = self._is_passed = False
         there = self.manager.latest_checkpoint
-        this_fit = finished_fits.count(self.directory, steps=self._optimizer_steps())
+        done = finished_fits.count(self.directory, self.model)
         latest = next((record for record in self.manager.records() if record.prefix == there), None)
         self._step = self._saved_step = self._epochs_first_step = (
-            self._optimizer_steps() if latest is None else latest.step
+            fit_model.steps_of(self.model) if latest is None else latest.step
         )
-        saved = () if latest is None else self._fits_of(latest)
-        if this_fit and this_fit >= len(saved):
-            self._fits = saved  # another fit of the same script: it goes on from the live model
+        known = self._newest_fits() if done else ()
+        if done and done >= len(known):
+            self._fits = self._passed(known)  # another fit of the same script: it goes on from the live model
             self.manager.is_due(self._step)  # the policy counts from here
             return
         if there is not None and not self._resume:
@@ -260,59 +294,98 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"{self.directory} holds checkpoints up to {os.path.basename(there)}, and resume=False was asked for.\n"
                 "Choose an empty directory to start afresh, or let it resume: nothing is deleted or overwritten."
             )
-        if there is not None:
-            self._build(dataset)
+
+        def before(record: CheckpointRecord, state: Mapping[str, Any]) -> None:
+            self._find_place(record, self._fits_of(record, state), done, initial_epoch)
+            fit_model.build(self.model, dataset, self._now.model)
+
         try:
-            record = self.manager.restore()
+            record = self.manager.restore(before=before)
         except CheckpointNotFoundError:
             return
-        fits = self._fits_of(record)
+        except CheckpointMismatchError:
+            if not self._is_passed:
+                raise
+            # A fit of this script that is passed by: compiled otherwise, perhaps, than the one that was under way.
+            record = self.manager.restore(before=before, strict=False)
         self._resumed_from = record
         self._step = self._saved_step = record.step
-        self._fits, self._now = fits[:this_fit], fits[min(this_fit, len(fits) - 1)]
-        if this_fit < len(fits) - 1:  # a later fit was under way: this one is over
-            self._now = replace(self._now, stopped=True)
 
-    def _build(self, dataset: Any) -> None:
-        """Make what fit makes in its first step, so that all of it takes its values now."""
-        try:
-            with self.model.distribute_strategy.scope():
-                self.model._symbolic_build(data_batch=dataset.element_spec)
-        except Exception as error:  # Keras raises whatever the model's call raises
-            _log.warning(
-                "%s cannot be built from the shapes of its data (%s): it is restored when fit builds it, and the "
-                "metrics of an epoch that is resumed in its middle count from there.",
-                self.model.name,
-                str(error).split("\n")[0],
+    def _find_place(self, record: CheckpointRecord, fits: tuple[FitState, ...], done: int, initial_epoch: int) -> None:
+        """Take the state of this fit from those that were saved, and refuse what it does not fit; change nothing."""
+        assert self._inputs is not None
+        self._fits, at = self._passed(fits[:done]), fits[min(done, len(fits) - 1)]
+        self._now, self._is_passed = at, done < len(fits) - 1
+        self._was_over = self._is_passed or at.is_over(self.params["epochs"])
+        if self._was_over:
+            return
+        if at.epoch < initial_epoch:
+            raise CheckpointMismatchError(
+                f"{record.prefix} was saved in epoch {at.epoch}, and fit is to begin with initial_epoch="
+                f"{initial_epoch}.\nA run that is resumed goes on where it was: call fit as it was called first, or "
+                "choose another directory."
             )
-            if self.model.built and self.model.optimizer is not None:
-                self.model.optimizer.build(self.model.trainable_variables)
+        fit_model.compare(at.model, self.model, record.prefix)
+        self._inputs.compare(at.inputs, batch=at.batch)
 
     def _begin_where_it_was(self) -> None:
-        self._was_over, self._put_back = False, None
+        self._put_back = None
         if self._resumed_from is None:
             return
         assert self._inputs is not None
-        at, record, epochs = self._now, self._resumed_from, self.params["epochs"]
-        self._was_over = at.stopped or at.epoch >= epochs
+        at, record = self._now, self._resumed_from
         self._epochs_first_step = self._step - at.batch
         if self._was_over:
-            self.model._initial_epoch = epochs
             self._inputs.leave_behind(at.inputs)
-            why = "a callback had stopped it" if at.stopped else f"{epochs} were asked for"
-            _log.warning("nothing to train: %s is at the end of epoch %d, and %s.", record.prefix, at.epoch, why)
+            _log.warning("nothing to train: %s", self._why_it_is_over(record))
             return
-        self.model._initial_epoch = at.epoch
         self._inputs.move_to(at.inputs, batch=at.batch)
+        if at.batch and fit_model.has_other_metrics(at.model, self.model):
+            self.model.reset_metrics()
+            _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
 
-    def _fits_of(self, record: CheckpointRecord) -> tuple[FitState, ...]:
-        values = self.manager.state(record)
-        if _STATE in values:
-            return RunState.from_values(values, _STATE).fits
+    def _why_it_is_over(self, record: CheckpointRecord) -> str:
+        at, epochs = self._now, self.params["epochs"]
+        if self._is_passed:
+            return f"{record.prefix} was saved in a later call of fit of this script."
+        place = f"batch {at.batch} of the epoch after {at.epoch}" if at.batch else f"the end of epoch {at.epoch}"
+        if at.epoch >= epochs:
+            return f"{record.prefix} is at {place}, and {epochs} epochs were asked for."
+        return (
+            f"{record.prefix} is at {place}, where a callback stopped the training. "
+            f"It goes on if more than the {at.asked} epochs of then are asked for."
+        )
+
+    def _let_earlier_finish(self) -> None:
+        earlier = _managers.get(os.path.realpath(self.directory))
+        if earlier is not None:
+            try:
+                earlier.close()
+            except CheckpointError as error:  # of a fit that was broken off: its checkpoint is not there, that is all
+                _log.warning("%s", error)
+
+    def _newest_fits(self) -> tuple[FitState, ...]:
+        for record in reversed(self.manager.records()):
+            try:
+                return self._fits_of(record, self.manager.state(record))
+            except CheckpointDamagedError:
+                continue  # the restore says so, if there is one
+        return ()
+
+    def _fits_of(self, record: CheckpointRecord, state: Mapping[str, Any]) -> tuple[FitState, ...]:
+        if _STATE in state:
+            fits = RunState.from_values(state, _STATE).fits
+            if not fits:
+                raise CheckpointDamagedError(f"{record.prefix} holds the state of no fit at all.")
+            return fits
         # Written by a plain manager: model and optimizer go on, fit's epochs are not known.
         _log.warning("%s holds no state of a fit; its weights are taken and epochs are counted afresh.", record.prefix)
         return (FitState(),)
+
+    def _passed(self, fits: Iterable[FitState]) -> tuple[FitState, ...]:
+        """Return what is kept of fits that are over."""
+        return tuple(replace(fit.when_over(), callbacks=self._others.without_weights(fit.callbacks)) for fit in fits)
 
     def _fit_state(self, batch: int, logs: Mapping[str, Any] | None = None) -> FitState:
         assert self._inputs is not None
@@ -327,6 +400,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             random=randomness.capture(),
             callbacks=self._others.take(),
             inputs=self._inputs.save(batch),
+            asked=self.params["epochs"],
+            model=fit_model.facts_of(self.model),
         )
 
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -336,12 +411,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         epoch = self._now.epoch
         self.manager.save(self._step, False, metrics=metrics, epoch=epoch, batch=0, state=self._state(0))
         self._saved_step = self._step
-
-    def _optimizer_steps(self) -> int:
-        """Return how often the optimizer was given gradients, whatever it made of them."""
-        optimizer = self.model.optimizer
-        counters = [] if optimizer is None else [v for v in optimizer.variables if v.name == "iteration"]
-        return int(counters[0].numpy()) if counters else 0
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         if self._best is None:

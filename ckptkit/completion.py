@@ -27,7 +27,7 @@ from ckptkit.callbacks import TrainingCheckpoint
 from ckptkit.durability import sync_directory, sync_file
 from ckptkit.errors import ExportError
 from ckptkit.export import hdf5, saved_model
-from ckptkit.fit import AfterAll, callback_list, find_callback
+from ckptkit.fit import AfterAll, callback_list, disarm, find_callback
 from ckptkit.records import CheckpointRecord
 
 __all__ = ["ExportOnCompletion"]
@@ -87,7 +87,8 @@ class ExportOnCompletion(keras.callbacks.Callback):
         reason = hdf5.refusal(self.model) if "h5" in self._formats else None
         if reason is not None:
             raise ValueError(f'cannot export to "h5": {reason}. Leave "h5" out of formats.')
-        AfterAll(_ORDER, on_train_begin=self._refuse_to_overwrite, on_train_end=self._export).join(callbacks)
+        disarm(callbacks, self)
+        AfterAll(self, _ORDER, on_train_begin=self._refuse_to_overwrite, on_train_end=self._export).join(callbacks)
 
     def _refuse_to_overwrite(self) -> None:
         # After all: TrainingCheckpoint knows by now which run this is.

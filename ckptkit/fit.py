@@ -30,8 +30,11 @@ __all__ = [
     "BeforeAll",
     "InputHooks",
     "callback_list",
+    "disarm",
     "epoch_iterator",
     "find_callback",
+    "first_epoch",
+    "validation_data",
     "validation_input",
 ]
 
@@ -72,6 +75,24 @@ def epoch_iterator(frame: FrameType | None) -> Any:
     return found
 
 
+def first_epoch(frame: FrameType | None) -> int:
+    """Return the ``initial_epoch`` that ``fit`` was called with.
+
+    Args:
+        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
+    """
+    return 0 if frame is None or frame.f_back is None else int(frame.f_back.f_locals.get("initial_epoch", 0))
+
+
+def validation_data(frame: FrameType | None) -> Any:
+    """Return the first part of what ``fit`` is to validate on, None if there is none.
+
+    Args:
+        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
+    """
+    return None if frame is None or frame.f_back is None else frame.f_back.f_locals.get("val_x")
+
+
 def validation_input(model: keras.Model) -> Any:
     """Return what the validation that is beginning in ``fit`` goes over; None for another one."""
     return getattr(model, "_eval_epoch_iterator", None)
@@ -83,20 +104,33 @@ def find_callback(callbacks: keras.callbacks.CallbackList, kind: type[Any]) -> A
 
 
 class BeforeAll(keras.callbacks.Callback):
-    """Completes an epoch's logs before any callback sees them.
+    """Stands before every other callback in the first epoch after a resume.
 
     Args:
-        logs: What the last train step returned; it goes in where an epoch has none because it had no step left to do.
+        owner: Who wants it.
+        logs: What the last train step returned; it goes into the epoch's logs where there are none because it had no
+            step left to do.
+        on_epoch_begin: A hook.
     """
 
-    def __init__(self, logs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, owner: object, logs: Mapping[str, Any] | None = None, on_epoch_begin: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
-        self._logs = {name: np.asarray(value).item() if np.ndim(value) == 0 else value for name, value in logs.items()}
+        self.owner = owner
+        self._epoch_begin = on_epoch_begin
+        self._logs = {
+            name: np.asarray(value).item() if np.ndim(value) == 0 else value for name, value in (logs or {}).items()
+        }
 
     def join(self, callbacks: keras.callbacks.CallbackList) -> None:
         """Take a place at the beginning of a list."""
         # A new list, since Keras may be walking over the old one.
         callbacks.callbacks = [self, *callbacks.callbacks]
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Run the hook."""
+        self._epoch_begin()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Complete the logs of the first epoch."""
@@ -111,13 +145,15 @@ class AfterAll(keras.callbacks.Callback):
     """Runs hooks after those of every other callback, wherever its owner stands in the user's list.
 
     Args:
+        owner: Who wants it.
         order: Of several at the end of a list, the lower comes first.
         on_train_begin, on_epoch_end, on_test_begin, on_train_end: The hooks.
     """
 
     def __init__(
         self,
-        order: int,
+        owner: object,
+        order: int = 0,
         *,
         on_train_begin: Callable[[], None] = lambda: None,
         on_epoch_end: Callable[[int, dict[str, Any]], None] = lambda epoch, logs: None,
@@ -125,6 +161,7 @@ class AfterAll(keras.callbacks.Callback):
         on_train_end: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
+        self.owner = owner
         self.order = order
         self._train_begin = on_train_begin
         self._epoch_end = on_epoch_end
@@ -153,11 +190,19 @@ class AfterAll(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Run the hook and leave the list, which a user may pass to another ``fit``."""
-        assert self._list is not None
+        if self._list is None:  # disarmed
+            return
         # A new list, since Keras is walking over the old one.
-        ours = (BeforeAll, type(None))
-        self._list.callbacks = [c for c in self._list.callbacks if c is not self and not isinstance(c, ours)]
+        ours = [c for c in self._list.callbacks if isinstance(c, (BeforeAll, AfterAll)) and c.owner is self.owner]
+        self._list.callbacks = [c for c in self._list.callbacks if c not in ours]
         self._train_end()
+
+
+def disarm(callbacks: keras.callbacks.CallbackList, owner: object) -> None:
+    """Let an owner's hooks do nothing any more: those that a fit which was broken off has left in a user's list."""
+    for each in callbacks.callbacks:
+        if isinstance(each, (BeforeAll, AfterAll)) and each.owner is owner:
+            each.__dict__.update(type(each)(owner).__dict__)  # no change of the list: Keras is walking over it
 
 
 class InputHooks:

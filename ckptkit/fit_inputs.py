@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
+import tensorflow as tf
+
 from ckptkit.errors import CheckpointMismatchError
 from ckptkit.fit import InputHooks, dataset_of
 from ckptkit.input_position import InputPosition
@@ -24,6 +27,7 @@ class FitInputs:
 
     Args:
         epochs: Keras' epoch iterator.
+        validation: What ``fit`` is to validate on; it makes that an epoch iterator when it comes to it.
         input_state: ``"auto"``, ``"iterator"``, ``"replay"`` or ``"restart"``.
         limit: Most bytes that the state of an iterator may take.
         before_epoch: Called when the loop over an epoch's batches begins.
@@ -33,6 +37,7 @@ class FitInputs:
     def __init__(
         self,
         epochs: Any,
+        validation: Any = None,
         *,
         input_state: str,
         limit: int,
@@ -42,6 +47,7 @@ class FitInputs:
         self._options: dict[str, Any] = {"input_state": input_state, "limit": limit}
         self._epochs = epochs
         self._train = _position(epochs, "training data", **self._options)
+        self._validate_on = validation
         self._validation: InputPosition | None = None
         self._saved_validation: Mapping[str, Any] | None = None
         self._before_epoch = before_epoch
@@ -62,7 +68,7 @@ class FitInputs:
         train = _saved(self._train, goes_on=batch > 0 or self._hooks.goes_on)
         lengths = {"per_epoch": self._epochs.num_batches, "counted": self._epochs._num_batches}
         places: dict[str, Any] = {"train": {**train, **lengths}}
-        if not self._said:
+        if not self._said and self._train.way is not None:
             self._train.say()
             self._said = True
         if self._validation is not None:
@@ -71,36 +77,44 @@ class FitInputs:
             places["validation"] = self._saved_validation
         return places
 
+    def compare(self, saved: Mapping[str, Any], *, batch: int) -> None:
+        """Refuse what :meth:`move_to` could not do.
+
+        Raises:
+            CheckpointMismatchError: The place is not there in this data.
+        """
+        if "train" in saved:
+            self._compare(saved["train"], batch)
+            self._train.compare(saved["train"], saved["train"]["state"])
+
     def move_to(self, saved: Mapping[str, Any], *, batch: int) -> None:
         """Let the next epoch begin where :meth:`save` was called.
 
         Args:
             saved: What it returned.
             batch: Batches done in the epoch.
-
-        Raises:
-            CheckpointMismatchError: The place is not there in this data.
         """
         place = saved.get("train")
         if place is None:
             return
-        self._compare(place, batch)
-        if self._epochs._num_batches is None:
+        if self._epochs._num_batches is None and self._train.is_like(place):
             self._epochs._num_batches = place["counted"]  # by Keras, in the first epoch
         self._train.move_to(place, place["state"])
         self._hooks.skip(batch)
-        _replay_hooks(self._epochs, place, at_end=0)
+        _replay_hooks(_py_dataset(self._epochs), place, at_end=0)
         self._saved_validation = saved.get("validation")
-
-    def begin_anew(self) -> None:
-        """Forget where to move to: the data begin with their first batch."""
-        self._train.stay()
-        self._hooks.skip(0)
+        if self._saved_validation is not None and self._is_shared:
+            self._train.carry(self._past_validation, self._saved_validation, self._saved_validation["state"])
 
     def leave_behind(self, saved: Mapping[str, Any]) -> None:
-        """Leave the training data as a fit left them that had come to this place and is over."""
+        """Leave the data as a fit left them that had come to this place and is over."""
         if "train" in saved:
+            _replay_hooks(_py_dataset(self._epochs), saved["train"], at_end=0)
             self._train.leave_behind(saved["train"])
+        if "validation" in saved:
+            _replay_hooks(self._validate_on, saved["validation"], at_end=1)
+            if isinstance(self._validate_on, tf.data.Dataset):
+                self._past_validation.leave_behind(saved["validation"])
 
     def begin_validation(self, epochs: Any) -> None:
         """Get into the loop over the validation data, as soon as Keras has made it."""
@@ -109,8 +123,17 @@ class FitInputs:
         self._validation = _position(epochs, "validation data", **self._options)
         InputHooks(epochs, self._validation)
         if self._saved_validation is not None:
-            self._validation.move_to(self._saved_validation, ())
-            _replay_hooks(epochs, self._saved_validation, at_end=1)
+            saved = self._saved_validation
+            self._validation.move_to(saved, saved["state"], is_caught_up=self._is_shared)
+            _replay_hooks(_py_dataset(epochs), saved, at_end=1)
+
+    @property
+    def _past_validation(self) -> InputPosition:
+        return InputPosition(self._validate_on, name="validation data")
+
+    @property
+    def _is_shared(self) -> bool:
+        return isinstance(self._validate_on, tf.data.Dataset) and self._train.shares_a_shuffle(self._past_validation)
 
     def _begin(self) -> None:
         self._before_epoch()
@@ -159,10 +182,13 @@ def _saved(position: InputPosition, *, goes_on: bool) -> dict[str, Any]:
     return {**place, "state": state}
 
 
-def _replay_hooks(epochs: Any, place: Mapping[str, Any], *, at_end: int) -> None:
+def _py_dataset(epochs: Any) -> Any:
+    return getattr(epochs.data_adapter, "py_dataset", None)
+
+
+def _replay_hooks(dataset: Any, place: Mapping[str, Any], *, at_end: int) -> None:
     """Tell a PyDataset of the epochs it has seen: many shuffle themselves at the end of each."""
-    dataset = getattr(epochs.data_adapter, "py_dataset", None)
-    if dataset is None:
+    if not isinstance(dataset, keras.utils.PyDataset):
         return
     for drawn in place["before"]:
         if drawn:

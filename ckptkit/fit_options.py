@@ -2,10 +2,12 @@
 
 policy = save_policy(500)            # EverySteps(500)
 best = best_policy("val_loss", None) # Best("val_loss", "min")
+refuse_rivals(callback, callbacks)   # of the same fit
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,7 +16,7 @@ from ckptkit.input_position import INPUT_STATES
 from ckptkit.policies import EveryEpochs, EverySteps, SavePolicy
 from ckptkit.preservation import Best
 
-__all__ = ["best_policy", "save_policy", "validate"]
+__all__ = ["best_policy", "refuse_rivals", "save_policy", "validate"]
 
 
 def save_policy(save_freq: str | int | SavePolicy) -> SavePolicy:
@@ -47,6 +49,26 @@ def best_policy(monitor: str | None, mode: str | None) -> Best | None:
     if mode is None:
         raise ValueError(f'say whether {monitor!r} is better when smaller or larger: mode="min" or mode="max".')
     return Best(monitor, mode)
+
+
+def refuse_rivals(ours: Any, callbacks: Iterable[Any]) -> None:
+    """Refuse callbacks that do the same work on the same ``fit``, and would undo ours.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for each in callbacks:
+        if isinstance(each, type(ours)) and each is not ours:
+            raise ValueError(
+                f"fit takes one {type(ours).__name__}, got those of {ours.directory!r} and {each.directory!r}.\n"
+                "To save at more occasions combine policies, save_freq=EverySteps(500) | EveryEpochs(1); to keep more "
+                "of them use monitor= and preservation_policy=."
+            )
+        if isinstance(each, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                f"BackupAndRestore does the work of {type(ours).__name__}, and what it restores would replace what "
+                "was resumed here.\nTake it out of callbacks."
+            )
 
 
 def validate(input_state: Any, max_input_state_bytes: Any, callbacks: Any) -> None:

@@ -82,6 +82,8 @@ class InputPosition:
         self._outside: Mapping[str, Any] | None = None
         self._fresh: tuple[tf.data.Iterator, tf.Tensor] | None = None
         self._is_prepared = False
+        self._carried: tuple[InputPosition, Mapping[str, Any], Sequence[tf.Tensor]] | None = None
+        self._is_caught_up = False
         self.way: str | None = None if input_state == "auto" else input_state
 
     def __iter__(self) -> Iterator[Any]:
@@ -105,8 +107,8 @@ class InputPosition:
     def prepare(self) -> None:
         """Get ready for the next iterator: a source in Python may begin to draw random numbers before it is made."""
         self._is_prepared = True
-        if self._pending is not None:
-            place, _ = self._pending
+        if self._pending is not None and not self._is_caught_up:
+            place, state = self._pending
             if self._pipeline is not None and self._dataset in _gone_over:
                 _log.warning(
                     "%s: this dataset was gone over in this process before, and its shuffles go on from there. For the "
@@ -114,7 +116,10 @@ class InputPosition:
                     self._name,
                 )
             self._outside = randomness.capture()
-            self._fast_forward(self._iterators)
+            self._catch_up(place, state)
+            if self._carried is not None:
+                other, place_of_other, state_of_other = self._carried
+                other._catch_up(place_of_other, state_of_other)
             randomness.reinstate(self._outside)
             self._begin_with(place.get("begun_with", {}))
         self._before = {"random": randomness.capture(), "variables": self._variables()}
@@ -143,33 +148,56 @@ class InputPosition:
         place["begun_with"] = self._before if drawn and self.way != "iterator" else {"variables": self._variables()}
         if self._pipeline is not None:
             place |= {"spec": str(self._dataset.element_spec), "layout": self._pipeline.layout}  # type: ignore[attr-defined]
+            place |= {"batches": self._pipeline.batches, "is_counted": self._pipeline.is_counted}
         if place["way"] == "iterator" and not state:
             place["way"] = self._way_without_state()
+        if not goes_on:
+            return place, self._left()
         return place, state if drawn else ()
 
-    def move_to(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> None:
-        """Let the next iterator begin where :meth:`save` was called.
+    def compare(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> None:
+        """Refuse a place that is not in this input.
 
         Raises:
-            CheckpointMismatchError: The batches are of another kind than those that were saved.
+            CheckpointMismatchError: The batches are of another kind, or the input of another length.
         """
-        way = place["way"] if self._asked == "auto" else self._asked
-        way = self._way_without_state() if way == "iterator" and not state else way
+        way = self._way_to(place, state)
         if place["drawn"] and way != "restart":
             self._compare(place, way)
+
+    def is_like(self, place: Mapping[str, Any]) -> bool:
+        """Say whether a place was saved of an input that is made in the same way."""
+        return self._pipeline is not None and place.get("layout") == self._pipeline.layout
+
+    def shares_a_shuffle(self, other: InputPosition) -> bool:
+        """Say whether going over the other one changes the order of this one."""
+        return self._pipeline is not None and other._pipeline is not None and self._pipeline.shares(other._pipeline)
+
+    def carry(self, other: InputPosition, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> None:
+        """Catch up with the past of another input, which shares a shuffle, together with that of this one."""
+        self._carried = (other, place, state)
+
+    def move_to(self, place: Mapping[str, Any], state: Sequence[tf.Tensor], *, is_caught_up: bool = False) -> None:
+        """Let the next iterator begin where :meth:`save` was called.
+
+        Args:
+            place: What it returned first.
+            state: What it returned second.
+            is_caught_up: Whether another input has carried this one's past.
+
+        Raises:
+            CheckpointMismatchError: As :meth:`compare` does.
+        """
+        self.compare(place, state)
+        way = self._way_to(place, state)
         self._iterators = list(place["before"])
         self._pending = ({**place, "way": way}, tuple(state))
-
-    def stay(self) -> None:
-        """Forget :meth:`move_to`."""
-        self._iterators, self._pending, self._is_prepared = [], None, False
-        if self._outside is not None:
-            randomness.reinstate(self._outside)
-            self._outside = None
+        self._is_caught_up = is_caught_up
 
     def leave_behind(self, place: Mapping[str, Any]) -> None:
         """Leave the input as a run left it that had come to this place and is over."""
-        self._fast_forward([*place["before"], place["drawn"]] if place["drawn"] else place["before"])
+        before = [*place["before"], place["drawn"]] if place["drawn"] else place["before"]
+        self._catch_up({**place, "before": before, "drawn": 0}, place.get("state", ()))
         self._begin_with({"variables": place.get("begun_with", {}).get("variables", ())})
 
     def say(self) -> None:
@@ -193,6 +221,10 @@ class InputPosition:
                 self._obstacle += ", and a shuffle has no seed: call keras.utils.set_random_seed"
             elif "is stateful" in self._obstacle and not is_seeded():
                 self._obstacle += ", and no seed is set: call keras.utils.set_random_seed for the same batches"
+
+    def _way_to(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> str:
+        way = place["way"] if self._asked == "auto" else self._asked
+        return self._way_without_state() if way == "iterator" and not state else str(way)
 
     def _way_without_state(self) -> str:
         return "restart" if self._pipeline is not None and not self._pipeline.is_seeded else "replay"
@@ -229,6 +261,30 @@ class InputPosition:
         # not say how many seeds it has drawn. From this place a resume has to replay.
         return ()
 
+    def _left(self) -> tuple[tf.Tensor, ...]:
+        """Return the state of an iterator that was left on its way, if only that tells what its shuffles have drawn.
+
+        TensorFlow reads ahead of what is drawn, perhaps into the next round of a ``repeat()``.
+        """
+        pipeline = self._pipeline
+        if pipeline is None or pipeline.is_counted or not self.drawn:
+            return ()
+        if self._asked not in ("auto", "iterator") or self._find_obstacle() is not None:
+            return ()
+        try:
+            state = pick_up_iterator(self._current)
+        except (tf.errors.OpError, NotImplementedError, AttributeError):
+            return ()
+        is_whole = shuffles_in(state) >= pipeline.shuffles and len(state.numpy()) <= self._limit
+        return (state,) if is_whole else ()
+
+    def _catch_up(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> None:
+        """Bring the shuffles to where they were when the iterators before this place had been made and gone over."""
+        if state and not place["drawn"] and self._pipeline is not None and self.is_like(place):
+            put_down_iterator(self._pipeline.fresh_iterator(), state[0])
+        else:
+            self._fast_forward(place["before"])
+
     def _give_up(self, obstacle: str) -> tuple[()]:
         if self._asked == "iterator":
             raise ValueError(
@@ -264,9 +320,12 @@ class InputPosition:
 
     def _compare(self, place: Mapping[str, Any], way: str) -> None:
         spec = None if self._pipeline is None else str(self._dataset.element_spec)  # type: ignore[attr-defined]
-        sides = [("kind of batch", place.get("spec"), spec)]
+        sides: list[tuple[str, Any, Any]] = [("kind of batch", place.get("spec"), spec)]
         if way == "iterator" and self._pipeline is not None:
             sides.append(("pipeline", " < ".join(place["layout"]), " < ".join(self._pipeline.layout)))
+        lengths = (place.get("batches"), None if self._pipeline is None else self._pipeline.batches)
+        if None not in lengths:
+            sides.append(("number of batches", *lengths))
         for what, before, now in sides:
             if before != now:
                 raise CheckpointMismatchError(

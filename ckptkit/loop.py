@@ -32,7 +32,8 @@ class TrainingLoop:
     off ends with the same bits as one that was not, if seeds are set. Iterating again when all is done does nothing.
 
     Saves are numbered by step and taken by the manager's ``save_policy``; without one, at the end of every epoch. A
-    last save is taken when the loop ends. Leaving it early with ``break`` takes none.
+    last save is taken when the loop ends. Leaving it early with ``break`` takes none: iterating again goes back to the
+    newest checkpoint, and is an error if there is none.
 
     Args:
         manager: Saves and restores; its checkpoint holds model, optimizer and whatever else the loop needs.
@@ -169,7 +170,7 @@ class TrainingLoop:
         state["input"] = self._input.save(goes_on=self._iterator is not None)
         if self._validation is not None:
             state["validation"] = self._validation.save(goes_on=False)
-        if not self._said:
+        if not self._said and self._input.way is not None:
             self._input.say()
             self._said = True
         return pack({**state, "random": randomness.capture()}, _STATE)
@@ -179,17 +180,29 @@ class TrainingLoop:
         self._saved_step = self.step
 
     def _restore(self) -> None:
+        states = []
+
+        def before(record: CheckpointRecord, values: Mapping[str, Any]) -> None:
+            if _STATE not in values:
+                raise CheckpointMismatchError(
+                    f"{record.prefix} was not saved by a TrainingLoop: it does not say where in the data the run was.\n"
+                    "Restore it with manager.restore() and save to another directory, which then begins at epoch 0."
+                )
+            state = unpack(values, _STATE)
+            if state["epoch"] < self._epochs:
+                self._input.compare(*state["input"])
+            states.append(state)
+
         try:
-            record = self.manager.restore()
-        except CheckpointNotFoundError:
+            record = self.manager.restore(before=before)
+        except CheckpointNotFoundError as error:
+            if self.step:
+                raise CheckpointNotFoundError(
+                    f"this loop was left at step {self.step} before anything was saved to {self.manager.directory}: "
+                    "there is nothing to go on from.\nMake model and loop anew, or save before it is left."
+                ) from error
             return
-        values = self.manager.state(record)
-        if _STATE not in values:
-            raise CheckpointMismatchError(
-                f"{record.prefix} was not saved by a TrainingLoop: it does not say where in the data the run was.\n"
-                "Restore it with manager.restore() and save to another directory, which then begins at epoch 0."
-            )
-        state = unpack(values, _STATE)
+        state = states[-1]
         self.resumed_from = record
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self._saved_step, self._iterator = self.step, None
@@ -197,7 +210,10 @@ class TrainingLoop:
             randomness.reinstate(state["random"])
             self._input.move_to(*state["input"])
             if self._validation is not None and "validation" in state:
-                self._validation.move_to(*state["validation"])
+                shared = self._input.shares_a_shuffle(self._validation)
+                if shared:
+                    self._input.carry(self._validation, *state["validation"])
+                self._validation.move_to(*state["validation"], is_caught_up=shared)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, self.step, self.epoch, self.batch)
 
 

@@ -345,7 +345,13 @@ class CheckpointManager:
 
     # Restoring -------------------------------------------------------------------------------------------------------
 
-    def restore(self, which: str | int | os.PathLike[str] = "latest", *, strict: bool = True) -> CheckpointRecord:
+    def restore(
+        self,
+        which: str | int | os.PathLike[str] = "latest",
+        *,
+        strict: bool = True,
+        before: Callable[[CheckpointRecord, Mapping[str, tf.Tensor]], None] | None = None,
+    ) -> CheckpointRecord:
         """Restore the objects, all of them or none.
 
         Args:
@@ -353,6 +359,9 @@ class CheckpointManager:
                 and said; one that was asked for by step, prefix or as the best is never replaced by another.
             strict: Whether anything that does not fit is an error. False restores what fits and logs the rest.
                 Values of Keras objects that are not built yet are restored when they are.
+            before: Called with the record and what was saved as ``state`` when both are read, and before anything is
+                assigned. What it raises is the error of this call; for a ``CheckpointDamagedError`` the latest is
+                damaged.
 
         Returns:
             The record of the checkpoint that was restored.
@@ -365,12 +374,12 @@ class CheckpointManager:
         self._writer.wait()
         self._refresh()
         if which != "latest":
-            return self._restored(find(self._ledger, self._directory, which), strict)
+            return self._restored(find(self._ledger, self._directory, which), strict, before)
         for name, reason in self._ledger.damaged.items():
             _log.warning("%s: checkpoint %s is damaged and left out: %s.", self._directory, name, reason)
         for record in self._ledger.newest_first():
             try:
-                return self._restored(record, strict)
+                return self._restored(record, strict, before)
             except CheckpointDamagedError as error:
                 _log.warning("%s Falling back to the one before it.", error)
                 self._ledger.damaged[record.name] = str(error)
@@ -432,8 +441,15 @@ class CheckpointManager:
         with self._state_lock:
             self._ledger.adopt(listing, time.time())
 
-    def _restored(self, record: CheckpointRecord, strict: bool) -> CheckpointRecord:
+    def _restored(
+        self,
+        record: CheckpointRecord,
+        strict: bool,
+        before: Callable[[CheckpointRecord, Mapping[str, tf.Tensor]], None] | None,
+    ) -> CheckpointRecord:
         self._store.verify(record)
+        if before is not None:
+            before(record, self.state(record))
         pending = restoring.restore(self._graph, record.prefix, strict=strict, foreign=record.foreign)
         self._pending = pending if strict else None
         self._ledger.resumed_from = record.prefix

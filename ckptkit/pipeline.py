@@ -87,7 +87,8 @@ class Pipeline:
     Attributes:
         shuffles: How many there are.
         is_seeded: Whether all of them have a seed.
-        layout: The datasets it is made of, with what decides how many elements they take at a time.
+        layout: The datasets it is made of, with what decides how many elements they take at a time, and how many there
+            are to take.
         variables: What its functions use and may change; it outlives an iterator.
     """
 
@@ -103,6 +104,12 @@ class Pipeline:
         self._follow(dataset, _Way())
 
     @property
+    def batches(self) -> int | None:
+        """How many batches there are, -1 without an end; None if TensorFlow cannot tell."""
+        count = int(self._dataset.cardinality())
+        return None if count == tf.data.UNKNOWN_CARDINALITY else count
+
+    @property
     def is_counted(self) -> bool:
         """Whether :meth:`advance` can tell the seeds from the number of iterators alone."""
         return not self._captures and all(math.isfinite(shuffle.passes) for shuffle in self._shuffles)
@@ -116,6 +123,11 @@ class Pipeline:
     def draws_seeds(self) -> bool:
         """Whether there is a shuffle whose order is another one for each iterator."""
         return bool(self._shuffles)
+
+    def shares(self, other: Pipeline) -> bool:
+        """Say whether a shuffle of this one is one of the other's as well."""
+        ours = {id(shuffle.dataset) for shuffle in self._shuffles}
+        return any(id(shuffle.dataset) in ours for shuffle in other._shuffles)
 
     def obstacle(self, limit: int) -> str | None:
         """Return why an iterator's own state does not do, None if it does.
@@ -171,8 +183,8 @@ class Pipeline:
         kind = type(dataset).__name__.lstrip("_")
         self._captures = self._captures or captures_dataset(dataset)
         self.variables += [v for v in variables_in(dataset) if not any(v is known for known in self.variables)]
-        self._enter(dataset, kind, way)
         sources = inputs_of(dataset)
+        self._enter(dataset, kind, way, is_source=not sources)
         if kind.startswith("ShuffleDataset"):
             way = replace(way, lazy=True)
         elif kind == "RepeatDataset":
@@ -194,10 +206,13 @@ class Pipeline:
             passes = math.nan if late and way.cut else way.passes
             self._follow(source, replace(way, late=way.late or late, passes=passes))
 
-    def _enter(self, dataset: Any, kind: str, way: _Way) -> None:
+    def _enter(self, dataset: Any, kind: str, way: _Way, is_source: bool) -> None:
         sizes = [
             str(int(getattr(dataset, name))) for name in ("_batch_size", "_buffer_size") if _is_size(dataset, name)
         ]
+        count = int(dataset.cardinality()) if is_source else tf.data.UNKNOWN_CARDINALITY
+        if count != tf.data.UNKNOWN_CARDINALITY:
+            sizes.append(str(count))
         self.layout.append(f"{kind}({', '.join(sizes)})" if kind != "PrefetchDataset" else kind)
         if kind in ("ShuffleDataset", "ShuffleAndRepeatDataset"):
             self.shuffles += 1

@@ -279,7 +279,8 @@ class _Match:
                 continue
             if not shape.is_compatible_with(self._shapes[key]) or dtype != self.types[key]:
                 said = _said(tf.TensorShape(self._shapes[key]), self.types[key])
-                self.differences.append(Difference(_name(data.object_name), said, _said(shape, dtype)))
+                if not _is_optional(data.object_name):
+                    self.differences.append(Difference(_name(data.object_name), said, _said(shape, dtype)))
                 self._done.add(saved)
             elif (variable := resource_variable(data.trackable)) is not None:
                 self.direct.append((variable, key))

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+
+from ckptkit.errors import CheckpointDamagedError
 
 __all__ = ["FitState", "RunState", "pack", "unpack"]
 
@@ -44,6 +47,8 @@ class FitState:
         random: State of the global random number generators.
         callbacks: State of the other callbacks, by name.
         inputs: Places in the training and validation data, by ``train`` and ``validation``.
+        asked: Epochs that ``fit`` was asked for.
+        model: What the model was compiled with, see :mod:`ckptkit.fit_model`.
     """
 
     epoch: int = 0
@@ -55,10 +60,25 @@ class FitState:
     random: Mapping[str, Any] = field(default_factory=dict)
     callbacks: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    asked: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_over(self, epochs: int) -> bool:
+        """Say whether a call that asks for so many epochs has nothing left to do.
+
+        A callback's stop counts for as long as no more epochs are asked for than then.
+        """
+        return self.epoch >= epochs or (self.stopped and epochs <= self.asked)
 
     def when_over(self) -> FitState:
-        """Return what is still wanted of this fit when it is over: no iterators' states, no logs of a step."""
-        inputs = {name: {**place, "state": ()} for name, place in self.inputs.items()}
+        """Return what is still wanted of this fit when it is over: no logs of a step, and no iterators' states.
+
+        But where batches do not tell how far the shuffles came, a state is what another fit of the same data needs.
+        """
+        inputs = {
+            name: {**place, "state": () if place.get("is_counted", True) else place["state"]}
+            for name, place in self.inputs.items()
+        }
         return replace(self, inputs=inputs, logs={})
 
 
@@ -74,11 +94,17 @@ class RunState:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], name: str = "run_state") -> RunState:
-        """Read what :meth:`to_values` returned; values may be bytes, arrays or tensors."""
+        """Read what :meth:`to_values` returned; values may be bytes, arrays or tensors.
+
+        Raises:
+            CheckpointDamagedError: It is something else.
+        """
         known = {each.name for each in fields(FitState)}  # a newer version may have more, of kinds we do not know
         load = _loader(values, name)
-        fits = json.loads(_plain(values[name]))["fits"]
-        return cls(tuple(FitState(**{key: _unpacked(fit[key], load) for key in fit if key in known}) for fit in fits))
+        with _readable(name):
+            fits = json.loads(_plain(values[name]))["fits"]
+            read = [FitState(**{key: _unpacked(fit[key], load) for key in fit if key in known}) for fit in fits]
+        return cls(tuple(read))
 
 
 def pack(value: Any, name: str) -> dict[str, Any]:
@@ -102,8 +128,22 @@ def pack(value: Any, name: str) -> dict[str, Any]:
 
 
 def unpack(values: Mapping[str, Any], name: str) -> Any:
-    """Turn what :func:`pack` returned back into the tree."""
-    return _unpacked(json.loads(_plain(values[name])), _loader(values, name))
+    """Turn what :func:`pack` returned back into the tree.
+
+    Raises:
+        CheckpointDamagedError: It is something else.
+    """
+    with _readable(name):
+        return _unpacked(json.loads(_plain(values[name])), _loader(values, name))
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        said = f"{type(error).__name__} {error}"
+        raise CheckpointDamagedError(f"what was saved as {name!r} cannot be read: {said}.") from error
 
 
 def _packed(value: Any, path: str, store: Callable[[Any], int]) -> Any:
@@ -175,6 +215,8 @@ def _is_array(value: Any) -> bool:
 def _loader(values: Mapping[str, Any], name: str) -> Callable[[int], Any]:
     def load(number: int) -> Any:
         value = values[f"{name}/{number}"]
+        if getattr(value.dtype, "name", None) == "string":
+            return value  # a tensor of TensorFlow's; NumPy has no such type
         return np.array(value.numpy() if hasattr(value, "numpy") else value)  # a copy, which may be written to
 
     return load

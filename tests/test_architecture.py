@@ -40,7 +40,7 @@ FLOORS = [
         "run_state",
     },
     {"input_position"},
-    {"fit", "finished_fits", "fit_options"},
+    {"fit", "finished_fits", "fit_model", "fit_options"},
     {"fit_inputs"},
     {"saving"},
     {"manager"},

@@ -48,6 +48,7 @@ def model(**options):
 
 def after_all(order, seen, name):
     return AfterAll(
+        seen,
         order,
         on_train_begin=lambda: seen.append(f"{name} begin"),
         on_epoch_end=lambda epoch, logs: seen.append(f"{name} epoch {epoch} {sorted(logs)}"),
@@ -196,10 +197,10 @@ def test_logs_are_completed_before_any_callback_sees_them_and_only_where_there_a
             seen.append(dict(logs))
 
     callbacks = keras.callbacks.CallbackList([Sees()])
-    BeforeAll({"loss": np.float32(0.5)}).join(callbacks)
+    BeforeAll(None, {"loss": np.float32(0.5)}, lambda: None).join(callbacks)
     callbacks.on_epoch_end(0, {"val_loss": 0.25})
     callbacks.on_epoch_end(1, {"val_loss": 0.25})
-    BeforeAll({"loss": 0.5}).join(callbacks)
+    BeforeAll(None, {"loss": 0.5}, lambda: None).join(callbacks)
     callbacks.on_epoch_end(2, {"loss": 1.0})
     assert seen == [{"loss": 0.5, "val_loss": 0.25}, {"val_loss": 0.25}, {"loss": 1.0}]
     assert type(seen[0]["loss"]) is float

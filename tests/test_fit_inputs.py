@@ -50,6 +50,10 @@ def fit(data, directory, *extra, model=None, options=(), **named):
     return model.fit(*data, callbacks=[callback, *extra], **named), model, callback
 
 
+def saved_fit(callback, record):
+    return callback._fits_of(record, callback.manager.state(record))[-1]
+
+
 def break_off(data, directory, after_steps, **named):
     with pytest.raises(BreakOff):
         fit(data, directory, BreaksOff(after_steps), **named)
@@ -206,7 +210,7 @@ def test_fewer_epochs_than_were_trained_train_nothing_and_say_so(directory, capl
     assert again.history == whole.history
     assert int(model.optimizer.iterations) == 3 * STEPS
     assert "nothing to train" in caplog.text
-    assert "at the end of epoch 3, and 2 were asked for" in caplog.text
+    assert "at the end of epoch 3, and 2 epochs were asked for" in caplog.text
 
 
 def test_a_py_dataset_is_told_of_the_epochs_it_has_seen(directory):
@@ -247,7 +251,7 @@ def test_the_listed_callbacks_alone_have_a_state(directory, caplog):
     callback = ckptkit.TrainingCheckpoint(directory, callbacks=[stop], async_save=False)
     sequential().fit(X, Y, verbose=0, callbacks=[callback, plateau, stop])
     record = callback.manager.records()[-1]
-    assert sorted(callback._fits_of(record)[-1].callbacks) == ["EarlyStopping"]
+    assert sorted(saved_fit(callback, record).callbacks) == ["EarlyStopping"]
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
@@ -255,7 +259,7 @@ def test_an_epoch_end_save_sees_the_other_callbacks_after_their_epoch_wherever_i
     stop = keras.callbacks.EarlyStopping("loss", patience=9, min_delta=10**6)
     callback = ckptkit.TrainingCheckpoint(directory, async_save=False, max_to_keep=None)
     sequential().fit(X, Y, epochs=3, verbose=0, callbacks=[callback, stop] if ours_first else [stop, callback])
-    waits = [callback._fits_of(record)[-1].callbacks["EarlyStopping"]["wait"] for record in callback.manager.records()]
+    waits = [saved_fit(callback, record).callbacks["EarlyStopping"]["wait"] for record in callback.manager.records()]
     assert waits == [0, 1, 2]
 
 

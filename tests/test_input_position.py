@@ -684,9 +684,14 @@ def test_batches_of_another_kind_are_taken_at_an_epochs_end_or_if_they_begin_ane
     assert rest(other, left.places[1, 0]) == [[0.0, 1.0, 2.0, 3.0]]
 
 
-@pytest.mark.parametrize("make", [lambda: span(6).batch(3), lambda: [1, 2]], ids=["dataset", "list"])
+def untold(rows):
+    """Batches whose number TensorFlow cannot tell."""
+    return span(rows).filter(lambda x: x >= 0).batch(3)
+
+
+@pytest.mark.parametrize("make", [lambda: untold(6), lambda: [1, 2]], ids=["dataset", "list"])
 def test_a_dataset_that_is_too_short_is_refused_with_both_lengths(make):
-    long = (lambda: list(range(9))) if isinstance(make(), list) else (lambda: span(24).batch(3))
+    long = (lambda: list(range(9))) if isinstance(make(), list) else (lambda: untold(24))
     _, place = saved(long, 5, input_state="replay")
     message = r'at batch 5 of the input, which has come to its end after 2 batches\.\nResume .*\n?.*"restart" to begin'
     with pytest.raises(CheckpointMismatchError, match=message):
@@ -771,28 +776,6 @@ def test_what_is_left_behind_in_mid_epoch_counts_the_iterator_that_was_begun():
     again = Run(EXACT["one below another"]).position
     again.leave_behind({"before": [8], "drawn": 4})
     assert order_after(again) == expected
-
-
-def test_a_position_that_stays_begins_with_the_first_batch():
-    left = Run(shuffled)
-    left.go(save=lambda epoch, batch: True, until=(1, 3))
-    restart()
-    position = InputPosition(shuffled())
-    position.move_to(*left.places[1, 3])
-    position.stay()
-    assert [plain(batch) for batch in iter(position)] == left.batches[:8]
-    assert position.drawn == 0
-
-
-def test_a_position_that_stays_after_it_was_prepared_leaves_the_generators_alone():
-    _, place = saved(concatenated)
-    position = InputPosition(concatenated())
-    position.move_to(*place)
-    np.random.rand()
-    before = np.random.get_state()[2]
-    position.prepare()
-    position.stay()
-    assert np.random.get_state()[2] == before
 
 
 @pytest.mark.parametrize("make", [shuffled, concatenated], ids=["iterator", "replay"])

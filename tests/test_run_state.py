@@ -310,6 +310,8 @@ def a_fit(**changes):
             "Mine": [1, None],
         },
         "inputs": {"train": {"drawn": 3, "before": [10], "state": (tf.constant(b"abc"),), "spec": None}},
+        "asked": 20,
+        "model": {"optimizer": "Adam", "is_built": True, "metrics": ["Mean"]},
     }
     return FitState(**{**known, **changes})
 
@@ -319,7 +321,7 @@ def test_a_run_state_comes_back_from_a_checkpoint(through_disk):
     values = through_disk(state.to_values())
     again = RunState.from_values(values)
     over, under_way = [fit.inputs["train"].pop("state") for fit in again.fits]
-    assert (over, under_way[0].item()) == ((), b"abc")
+    assert (over, under_way[0].numpy()) == ((), b"abc")
     both = [RunState(tuple(dataclasses.replace(fit, inputs={}) for fit in run.fits)) for run in (again, state)]
     assert same(*[[vars(fit) for fit in run.fits] for run in both])
 
@@ -363,3 +365,26 @@ def test_a_fit_that_is_over_keeps_all_but_iterators_and_logs():
 
 def test_a_fit_that_is_over_may_have_had_no_callbacks_and_no_inputs():
     assert FitState(epoch=1).when_over() == FitState(epoch=1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"fits": 3}', '{"fits": [{"epoch": {"__ckptkit__": "array", "value": 7}}]}', '{"fit": []}']
+)
+def test_what_is_no_run_state_is_damaged(text):
+    with pytest.raises(ckptkit.CheckpointDamagedError, match=r"what was saved as 'run_state' cannot be read: .*Error"):
+        RunState.from_values({"run_state": text})
+
+
+@pytest.mark.parametrize(
+    ("fit", "epochs", "is_over"),
+    [
+        (FitState(epoch=3), 3, True),
+        (FitState(epoch=3), 2, True),
+        (FitState(epoch=3), 4, False),
+        (FitState(epoch=3, stopped=True, asked=9), 9, True),
+        (FitState(epoch=3, stopped=True, asked=9), 8, True),
+        (FitState(epoch=3, stopped=True, asked=9), 10, False),
+    ],
+)
+def test_a_fit_is_over_at_its_end_or_where_it_was_stopped_until_more_epochs_are_asked_for(fit, epochs, is_over):
+    assert fit.is_over(epochs) is is_over

@@ -1,0 +1,105 @@
+"""The model of one ``fit``: what it is compiled with, and whether that is what a checkpoint was saved with.
+
+    facts = facts_of(model)             # {"optimizer": "Adam", "is_built": True, "metrics": ["Mean", "MeanMetric"]}
+    compare(facts, another_model)       # raises if its optimizer is of another kind
+    build(another_model, dataset, facts)
+
+Source: keras/src/trainers/trainer.py of Keras 3.15; tests/test_fit_model.py fails if it works differently.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from ckptkit.errors import CheckpointMismatchError
+
+__all__ = ["build", "compare", "facts_of", "has_other_metrics", "steps_of"]
+
+_log = logging.getLogger("ckptkit")
+
+
+def facts_of(model: keras.Model) -> dict[str, Any]:
+    """Return what decides whether the values of one model mean the same in another one."""
+    optimizer = model.optimizer
+    return {
+        "optimizer": _kind_of(optimizer),
+        "is_built": bool(optimizer is not None and optimizer.built),
+        "metrics": [_kind_of(metric) for metric in _metrics(model)],
+    }
+
+
+def compare(facts: Mapping[str, Any], model: keras.Model, prefix: str) -> None:
+    """Refuse an optimizer whose variables mean something else, even if their shapes are the same.
+
+    Raises:
+        CheckpointMismatchError: The model is compiled with another kind of optimizer than was saved.
+    """
+    before, now = facts.get("optimizer"), _kind_of(model.optimizer)
+    if facts and before != now:
+        raise CheckpointMismatchError(
+            f"cannot resume from {prefix}: it was trained with another optimizer.\n"
+            f"  checkpoint {before}   model {now}\n"
+            "Compile the model as it was, or train on in another directory."
+        )
+
+
+def has_other_metrics(facts: Mapping[str, Any], model: keras.Model) -> bool:
+    """Say whether the built model has other metrics than were saved, whose values are told apart by their places."""
+    return bool(facts) and list(facts["metrics"]) != [_kind_of(metric) for metric in _metrics(model)]
+
+
+def build(model: keras.Model, dataset: Any, facts: Mapping[str, Any]) -> None:
+    """Make what ``fit`` makes in its first step, so that all of it takes its values now.
+
+    Args:
+        model: Built or not.
+        dataset: What it is trained on.
+        facts: Of the model that was saved. An optimizer that was never used there, because the model's train step has
+            others, is not built here.
+    """
+    optimizer = model.optimizer
+    leave_it = optimizer is not None and not optimizer.built and not facts.get("is_built", True)
+    if leave_it:
+        optimizer.built = True  # for Keras to pass it by
+    try:
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=dataset.element_spec)
+    except Exception as error:  # Keras raises whatever the model's call raises
+        _log.warning(
+            "%s cannot be built from the shapes of its data (%s): it is restored when fit builds it, and the "
+            "metrics of an epoch that is resumed in its middle count from there.",
+            model.name,
+            str(error).split("\n")[0],
+        )
+        if model.built and optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+    finally:
+        if leave_it:
+            optimizer.built = False
+
+
+def steps_of(model: keras.Model) -> int:
+    """Return how often the optimizer was given gradients, whatever it made of them."""
+    counters = [] if model.optimizer is None else [v for v in model.optimizer.variables if v.name == "iteration"]
+    return int(counters[0].numpy()) if counters else 0
+
+
+def _metrics(model: keras.Model) -> list[Any]:
+    compiled = getattr(model, "_compile_metrics", None)
+    metrics = [each for each in model.metrics if each is not compiled]
+    return metrics if compiled is None else metrics + list(compiled.metrics)
+
+
+def _kind_of(each: Any) -> str | None:
+    """Return the class, with what it wraps."""
+    if each is None:
+        return None
+    inside = getattr(each, "inner_optimizer", None) or getattr(each, "_fn", None)
+    name = type(each).__name__
+    if inside is None:
+        return name
+    return f"{name}({getattr(inside, '__name__', type(inside).__name__)})"
