@@ -7,12 +7,14 @@ CheckpointError
 ├── CheckpointSaveError       (OSError)            a save failed; older checkpoints stand
 ├── DirectoryLockedError      (OSError)            another process writes to this directory
 ├── ReadOnlyError             (PermissionError)    a manager opened with read_only=True was asked to write
-└── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
+├── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
+└── ArtifactError             (ValueError)         an artifact cannot be loaded: damaged, unknown, or without its code
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "ArtifactError",
     "CheckpointDamagedError",
     "CheckpointError",
     "CheckpointMismatchError",
@@ -54,3 +56,7 @@ class ReadOnlyError(CheckpointError, PermissionError):
 
 class ExportError(CheckpointError, RuntimeError):
     """A finished artifact could not be written; nothing was left behind."""
+
+
+class ArtifactError(CheckpointError, ValueError):
+    """A finished artifact cannot be loaded: it is damaged, of an unknown format, or needs code that is not here."""

@@ -1,57 +1,101 @@
-"""TensorFlow's SavedModel: a folder that any server loads, for inference.
+"""TensorFlow's SavedModel: a folder that any server loads, with the whole Keras model as an extra asset.
 
-saved_model.write(model, "export/saved_model")
-artifact = tf.saved_model.load("export/saved_model")
-artifact.serve(images)
+saved_model.write(model, "export/digits")
+tf.saved_model.load("export/digits").serve(images)     # any process, without Keras
+saved_model.read("export/digits")                      # the compiled model with its optimizer
+
+export/digits/
+  saved_model.pb  variables/  assets/  fingerprint.pb
+  assets.extra/model.keras                             # servers ignore this folder
 """
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-__all__ = ["write"]
+from ckptkit.errors import ArtifactError
+from ckptkit.export import keras_archive
+from ckptkit.export.custom_code import why_not_revived
+from ckptkit.export.example import named, signature_of
+
+__all__ = ["EXTRA", "is_whole", "read", "write"]
+
+EXTRA = "assets.extra"
+_ARCHIVE = "model.keras"
+_log = logging.getLogger("ckptkit")
 
 
-def write(model: keras.Model, path: str) -> None:
-    """Write a built model to a new folder, with an endpoint ``serve`` for any batch size.
+def write(model: keras.Model, path: str, input_signature: Any = None) -> None:
+    """Write a built model to a new folder, with an endpoint ``serve``, which is the signature ``serving_default``, too.
 
     Not by ``model.export``, which leaves it to each layer whether it is in training: Keras' augmentation layers then
     are, and the artifact shifts and turns the images that it is to classify (seen on Keras 3.15). Here the model is
-    told.
+    told. Inputs and outputs have the names of the model's.
+
+    A model of a class that Keras cannot make again is written for inference alone, and that is logged.
+
+    Args:
+        model: Built.
+        path: A folder that is not there yet.
+        input_signature: TensorSpecs of the inputs; None for those that the model was built with, and any batch size.
 
     Raises:
-        ValueError: The model was never built.
+        ValueError: The model was never built, or does not tell what it takes.
 
     Source: https://keras.io/api/models/model_saving_apis/export/
     """
-    if not model.built:
-        raise ValueError(f"{model.name} is not built: call it on a batch, or fit it, before it is exported.")
+    signature = signature_of(model, input_signature)
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), input_signature=[_signature(model)])
+    archive.add_endpoint(
+        "serve",
+        lambda inputs: named(model, model(inputs, training=False)),
+        input_signature=[signature],
+    )
     archive.write_out(path, verbose=False)
+    os.makedirs(os.path.join(path, EXTRA))
+    reason = why_not_revived(model)
+    if reason is not None:
+        _log.warning("%s is for inference alone: %s. A model cannot be loaded from it.", model.name, reason)
+        return
+    keras_archive.write(model, os.path.join(path, EXTRA, _ARCHIVE))
 
 
-def _signature(model: keras.Model) -> Any:
+def is_whole(path: str) -> bool:
+    """Say whether a SavedModel holds the whole Keras model as well."""
+    return os.path.exists(os.path.join(path, EXTRA, _ARCHIVE))
+
+
+def read(
+    path: str, *, custom_objects: Mapping[str, Any] | None = None, compile: bool = True, safe_mode: bool = True
+) -> Any:
+    """Load the whole model that lies in a SavedModel of ours; of another's, a layer that answers as its server would.
+
+    Raises:
+        ArtifactError: It is no SavedModel, or needs what is not here.
+    """
+    whole = os.path.join(path, EXTRA, _ARCHIVE)
+    if is_whole(path):
+        return keras_archive.read(whole, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
     try:
-        inputs = model.input  # of a Sequential or functional model
-    except AttributeError:
-        inputs = None
-    if inputs is not None:
-        return keras.tree.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype, t.name), inputs)
-    config = model.get_build_config()
-    shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
-    if len(shapes) != 1 or None in shapes.values():
-        raise ValueError(f"the inputs of {model.name} cannot be told from its build: it takes {', '.join(shapes)}.")
-    return _specs(next(iter(shapes.values())), model.input_dtype)
-
-
-def _specs(shape: Any, dtype: str) -> Any:
-    if isinstance(shape, dict):
-        return {name: _specs(part, dtype) for name, part in shape.items()}
-    if any(isinstance(part, (list, tuple, dict)) for part in shape):
-        return [_specs(part, dtype) for part in shape]
-    return tf.TensorSpec((None, *shape[1:]), dtype)
+        signatures = sorted(tf.saved_model.load(path).signatures)
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise ArtifactError(f"{path} is no SavedModel that can be read: {error}") from error
+    if not signatures:
+        raise ArtifactError(f"{path} has no signature to call, and no {EXTRA}/{_ARCHIVE} to make a model of.")
+    endpoint = "serving_default" if "serving_default" in signatures else signatures[0]
+    _log.warning(
+        "%s was written without %s/%s: it is loaded as a TFSMLayer that answers as the signature %r does. There is no "
+        "architecture to look at, nothing to train, no optimizer and no compile config.",
+        path,
+        EXTRA,
+        _ARCHIVE,
+        endpoint,
+    )
+    return keras.layers.TFSMLayer(path, call_endpoint=endpoint)

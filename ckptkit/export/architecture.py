@@ -1,0 +1,103 @@
+"""A model's architecture as text, without weights and without what it was compiled with: JSON, or the same as YAML.
+
+text = model_to_yaml(model)
+model_from_yaml(text)                          # built, with fresh weights, not compiled
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import yaml
+
+from ckptkit.errors import ArtifactError
+from ckptkit.export.custom_code import explained
+
+__all__ = ["KINDS", "model_from_json", "model_from_yaml", "model_to_json", "model_to_yaml", "read", "write"]
+
+
+def model_to_json(model: keras.Model, *, indent: int | None = None) -> str:
+    """Return a model's architecture as JSON."""
+    return json.dumps(_config(model), indent=indent)
+
+
+def model_to_yaml(model: keras.Model) -> str:
+    """Return a model's architecture as YAML that any reader takes: plain values, in the order of the JSON."""
+    return yaml.safe_dump(_config(model), sort_keys=False, allow_unicode=True)
+
+
+def model_from_json(
+    text: str,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> Any:
+    """Make a new model of JSON, by :func:`model_to_json` or by Keras' ``model.to_json()``.
+
+    Raises:
+        ArtifactError: It is no architecture, or needs what is not here.
+    """
+    return _model(_parsed("json", text, "the text"), custom_objects, safe_mode, "text", "model_from_json")
+
+
+def model_from_yaml(
+    text: str,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> Any:
+    """Make a new model of YAML, by :func:`model_to_yaml`; tags that would make Python objects are refused.
+
+    Raises:
+        ArtifactError: It is no architecture, or needs what is not here.
+    """
+    return _model(_parsed("yaml", text, "the text"), custom_objects, safe_mode, "text", "model_from_yaml")
+
+
+_WRITERS: dict[str, Callable[[keras.Model], str]] = {
+    "json": lambda model: model_to_json(model, indent=2) + "\n",
+    "yaml": model_to_yaml,
+}
+_PARSERS: dict[str, Callable[[str], Any]] = {"json": json.loads, "yaml": yaml.safe_load}
+KINDS = frozenset(_WRITERS)
+
+
+def write(model: keras.Model, path: str, kind: str) -> None:
+    """Write a model's architecture to a new file of a kind, ``json`` or ``yaml``."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(_WRITERS[kind](model))
+
+
+def read(path: str, kind: str, *, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True) -> Any:
+    """Make a new model of such a file.
+
+    Raises:
+        ArtifactError: It is no architecture, or needs what is not here.
+    """
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    return _model(_parsed(kind, text, path), custom_objects, safe_mode, path, "load_architecture")
+
+
+def _config(model: keras.Model) -> dict[str, Any]:
+    config = json.loads(model.to_json())
+    config.pop("compile_config", None)
+    return dict(config)
+
+
+def _parsed(kind: str, text: str, source: str) -> Any:
+    try:
+        return _PARSERS[kind](text)
+    except (ValueError, yaml.YAMLError) as error:  # the safe loader refuses tags that would make Python objects
+        raise ArtifactError(f"{source} is not plain {kind.upper()}: {error}") from error
+
+
+def _model(config: Any, custom_objects: Mapping[str, Any] | None, safe_mode: bool, source: str, call: str) -> Any:
+    if not isinstance(config, dict) or "class_name" not in config:
+        raise ArtifactError(f"{source} describes no Keras model: there is no class_name at its top.")
+    config = {key: value for key, value in config.items() if key != "compile_config"}
+    with explained(source, call):
+        return keras.saving.deserialize_keras_object(config, dict(custom_objects or {}), safe_mode=safe_mode)

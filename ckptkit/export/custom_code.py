@@ -1,0 +1,152 @@
+"""A user's own layers, losses, metrics and functions: which ones a model has, and what to say when one is missing.
+
+found = custom_objects_of(model)          # {"Scale": <class Scale>, "my_loss": <function my_loss>}
+homes = homes_of(found)                   # {"Scale": "mylayers"}, None if one cannot be imported elsewhere
+why_not_revived(model)                    # None, or which class cannot be made again from its config
+with explained("model.keras"):
+    keras.models.load_model("model.keras")
+
+Source: keras/src/saving/serialization_lib.py of Keras 3.15; tests/test_custom_code.py fails if its words change.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from ckptkit.errors import ArtifactError
+
+__all__ = ["custom_objects_of", "explained", "homes_of", "why_not_revived"]
+
+_MISSING = re.compile(
+    r"Could not locate (?:class|function) '([\w.>]+)'|Unknown [\w ]+: '?\"?([\w.>]+)|"
+    r"Could not deserialize (?:class|function) '([\w.>]+)'"
+)
+_UNSAFE = re.compile(r"safe_mode=False|unsafe_deserialization")
+
+
+def custom_objects_of(model: keras.Model) -> dict[str, Any]:
+    """Return the classes and functions of a model that are not Keras' own, by the name they are stored under."""
+    found: dict[str, Any] = {}
+    for each in _parts(model):
+        kind = each if _is_code(each) else type(each)
+        if not _is_known(kind):
+            found[keras.saving.get_registered_name(kind).split(">")[-1]] = kind
+    return found
+
+
+def homes_of(objects: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the modules that another process gets the objects from; None if one of them has none."""
+    homes = {}
+    for name, each in objects.items():
+        home = getattr(each, "__module__", None)
+        if home in (None, "__main__") or "<locals>" in each.__qualname__ or "." in each.__qualname__:
+            return None
+        try:
+            spec = importlib.util.find_spec(str(home))
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None or spec.origin is None:
+            return None
+        homes[name] = str(home)
+    return homes
+
+
+def why_not_revived(model: keras.Model) -> str | None:
+    """Say which class of a model Keras cannot make again from its config, and what to do; None if there is none."""
+    for layer in model._flatten_layers():
+        kind = type(layer)
+        if _is_known(kind):
+            continue
+        try:
+            config = layer.get_config()
+        except NotImplementedError as error:
+            return " ".join(str(error).split())
+        takes = inspect.signature(kind.__init__).parameters.values()
+        is_own = kind.from_config.__func__ not in (keras.Layer.from_config.__func__, keras.Model.from_config.__func__)
+        if is_own or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes):
+            continue
+        unknown = sorted(config.keys() - {each.name for each in takes} - {"name"})
+        if unknown:
+            return (
+                f"{kind.__name__} cannot be made again from its config, because its __init__ does not take "
+                f"{', '.join(unknown)}: let it take **kwargs and pass them to super().__init__(**kwargs)"
+            )
+    return None
+
+
+@contextmanager
+def explained(path: str, call: str = "load_model") -> Iterator[None]:
+    """Say in an error of Keras' which class or function is missing, and the line to add; or that code was refused.
+
+    Raises:
+        ArtifactError: In the place of Keras' errors.
+    """
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except Exception as error:
+        text = "\n".join(str(each) for each in _chain(error))
+        missing = [name.split(">")[-1] for names in _MISSING.findall(text) for name in names if name]
+        if _UNSAFE.search(text):
+            raise ArtifactError(
+                f"{path} holds code, such as a Lambda layer's, and loading it would run it: refused.\n"
+                f"If you trust whoever made the file: ckptkit.{call}({path!r}, safe_mode=False)."
+            ) from error
+        if missing:
+            name = missing[0]
+            raise ArtifactError(
+                f"{path} needs {name!r}, which is not Keras' own and not registered here. Add it:\n"
+                f"  ckptkit.{call}({path!r}, custom_objects={{{name!r}: {name}}})\n"
+                "or put @keras.saving.register_keras_serializable() before its definition, and import that first."
+            ) from error
+        said = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ArtifactError(f"{path} cannot be loaded: {said}") from error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in seen:
+        seen.append(each)
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def _parts(model: keras.Model) -> Iterator[Any]:
+    """Everything that a model's description names: layers and what they are made with, losses, metrics, optimizer."""
+    for layer in model._flatten_layers():
+        yield layer
+        yield from (value for value in vars(layer).values() if _is_code(value) or _is_keras(value))
+    for compiled in ("optimizer", "loss"):
+        yield from _leaves(getattr(model, compiled, None))
+    config = getattr(model, "_compile_config", None)
+    yield from _leaves(None if config is None else dict(config.config))
+
+
+def _leaves(value: Any) -> Iterable[Any]:
+    return [each for each in keras.tree.flatten(value) if _is_code(each) or _is_keras(each)]
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__"))
+
+
+def _is_keras(value: Any) -> bool:
+    kinds = (keras.Layer, keras.Loss, keras.Metric, keras.Optimizer, keras.Initializer, keras.Regularizer)
+    schedules = keras.optimizers.schedules.LearningRateSchedule
+    return isinstance(value, (*kinds, schedules, keras.constraints.Constraint))
+
+
+def _is_known(kind: Any) -> bool:
+    home = str(getattr(kind, "__module__", "") or "")
+    return home.split(".")[0] in ("keras", "builtins", "numpy", "tensorflow") or getattr(kind, "__name__", "") in (
+        "<lambda>",
+    )

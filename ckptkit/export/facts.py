@@ -1,0 +1,96 @@
+"""What an artifact was made from and what its files are, beside it or in it.
+
+model.keras              model.keras.ckptkit.json
+saved_model/             saved_model/assets.extra/ckptkit.json
+
+{"format": 1, "kind": "keras", "verified": "child", "source": {"checkpoint": "ckpt-1200", "step": 1200, ...},
+ "versions": {...}, "files": {"model.keras": {"bytes": 81234, "sha256": "..."}}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ckptkit.errors import ArtifactError
+
+__all__ = ["check", "files_of", "place_of", "read", "write"]
+
+_INSIDE = os.path.join("assets.extra", "ckptkit.json")
+_BESIDE = ".ckptkit.json"
+
+
+def place_of(path: str) -> str:
+    """Return where the facts of an artifact are, or go."""
+    return os.path.join(path, _INSIDE) if os.path.isdir(path) else path + _BESIDE
+
+
+def files_of(path: str, name: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return size in bytes and SHA-256 of each file of an artifact, by its name.
+
+    Args:
+        path: File or folder.
+        name: What to call a file that is still under another name.
+    """
+    if not os.path.isdir(path):
+        return {name or os.path.basename(path): _digest(path)}
+    found = [os.path.join(at, file) for at, _, files in os.walk(path) for file in files]
+    names = {os.path.relpath(file, path).replace(os.sep, "/"): file for file in found}
+    return {name: _digest(names[name]) for name in sorted(names) if name != _INSIDE.replace(os.sep, "/")}
+
+
+def write(place: str, facts: Mapping[str, Any]) -> None:
+    """Write facts to a new file."""
+    os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
+    with open(place, "w", encoding="utf-8") as file:
+        json.dump({"format": 1, **facts}, file, indent=2)
+
+
+def read(path: str) -> dict[str, Any] | None:
+    """Return the facts of an artifact, None if it has none.
+
+    Raises:
+        ArtifactError: They are there and cannot be read.
+    """
+    place = place_of(path)
+    try:
+        with open(place, encoding="utf-8") as file:
+            facts = json.load(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{place} cannot be read: {error}\nDelete it to load {path} unchecked.") from error
+    return facts if isinstance(facts, dict) else {}
+
+
+def check(path: str) -> None:
+    """Compare the files of an artifact with its facts, if it has any.
+
+    Raises:
+        ArtifactError: A file is missing, cut short or altered.
+    """
+    facts = read(path)
+    if facts is None:
+        return
+    there = files_of(path)
+    for name, known in facts.get("files", {}).items():
+        found = there.get(name)
+        if found != known:
+            is_size = found is None or found["bytes"] != known["bytes"]
+            said = "it is missing" if found is None else f"{found['bytes']:,} bytes instead of {known['bytes']:,}"
+            raise ArtifactError(
+                f"{path} is damaged, or was written over by something else: {name} is not what was saved "
+                f"({said if is_size else 'its checksum differs'}).\n"
+                f"Bring it back from a copy, or delete {place_of(path)} to load it unchecked."
+            )
+
+
+def _digest(path: str) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return {"bytes": os.path.getsize(path), "sha256": digest.hexdigest()}
