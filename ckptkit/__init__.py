@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptkit import policies, preservation
+    from ckptkit.artifacts import (
+        load_architecture,
+        load_model,
+        load_weights,
+        publish_version,
+        save_architecture,
+        save_model,
+        save_weights,
+    )
     from ckptkit.callbacks import TrainingCheckpoint
     from ckptkit.completion import ExportOnCompletion
     from ckptkit.errors import (
+        ArtifactError,
         CheckpointDamagedError,
         CheckpointError,
         CheckpointMismatchError,
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
         ExportError,
         ReadOnlyError,
     )
+    from ckptkit.export import versions
+    from ckptkit.export.architecture import model_from_json, model_from_yaml, model_to_json, model_to_yaml
     from ckptkit.loop import TrainingLoop
     from ckptkit.manager import CheckpointManager
     from ckptkit.records import CheckpointRecord
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ArtifactError": "errors",
     "CheckpointDamagedError": "errors",
     "CheckpointError": "errors",
     "CheckpointManager": "manager",
@@ -44,11 +57,24 @@ _HOME = {
     "ReadOnlyError": "errors",
     "TrainingCheckpoint": "callbacks",
     "TrainingLoop": "loop",
+    "load_architecture": "artifacts",
+    "load_model": "artifacts",
+    "load_weights": "artifacts",
+    "model_from_json": "export.architecture",
+    "model_from_yaml": "export.architecture",
+    "model_to_json": "export.architecture",
+    "model_to_yaml": "export.architecture",
     "policies": "policies",
     "preservation": "preservation",
+    "publish_version": "artifacts",
+    "save_architecture": "artifacts",
+    "save_model": "artifacts",
+    "save_weights": "artifacts",
+    "versions": "export.versions",
 }
 
 __all__ = [
+    "ArtifactError",
     "CheckpointDamagedError",
     "CheckpointError",
     "CheckpointManager",
@@ -62,8 +88,20 @@ __all__ = [
     "ReadOnlyError",
     "TrainingCheckpoint",
     "TrainingLoop",
+    "load_architecture",
+    "load_model",
+    "load_weights",
+    "model_from_json",
+    "model_from_yaml",
+    "model_to_json",
+    "model_to_yaml",
     "policies",
     "preservation",
+    "publish_version",
+    "save_architecture",
+    "save_model",
+    "save_weights",
+    "versions",
 ]
 
 
@@ -71,7 +109,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'ckptkit' has no attribute {name!r}")
     module = importlib.import_module(f"ckptkit.{_HOME[name]}")
-    value = module if name == _HOME[name] else getattr(module, name)
+    value = module if _HOME[name].split(".")[-1] == name else getattr(module, name)
     globals()[name] = value
     return value
 
