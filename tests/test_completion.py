@@ -1,4 +1,4 @@
-"""ExportOnCompletion and the two formats it writes."""
+"""ExportOnCompletion: what it writes when a fit ends, and what it refuses before one begins."""
 
 import json
 import os
@@ -9,9 +9,11 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit import completion, finished_fits
-from ckptkit.export import hdf5, saved_model
+from ckptkit import finished_fits
+from ckptkit.export import facts, formats, hdf5, publishing, saved_model
 from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -73,12 +75,12 @@ def test_the_best_checkpoint_is_exported_and_the_live_model_stays_as_it_was(path
 
 @pytest.mark.parametrize("name", ["saved_model", "h5"])
 def test_a_format_that_fails_leaves_nothing_behind(paths, monkeypatch, name):
-    def fails(model, path):
+    def fails(model, path, signature):
         raise OSError(28, "No space left on device")
 
     run, export = paths
-    monkeypatch.setitem(completion._FORMATS, name, (completion._FORMATS[name][0], fails))
-    with pytest.raises(ckptkit.ExportError, match=f"could not export {name} to .*No space left"):
+    monkeypatch.setitem(formats.WRITERS, name, fails)
+    with pytest.raises(ckptkit.ExportError, match=f"could not write {name} to .*No space left"):
         fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
     assert os.listdir(os.path.dirname(export)) == ["run"]
 
@@ -129,8 +131,9 @@ def test_the_old_artifacts_are_back_where_the_new_ones_cannot_take_their_place(p
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", refuses_the_new_ones)
+    monkeypatch.setattr(publishing, "_exchange", lambda one, other: False)
     with pytest.raises(OSError, match="Input/output error"):
-        fit(sequential(), ckptkit.ExportOnCompletion(export, formats=["h5"], overwrite=True))
+        fit(sequential(), ckptkit.ExportOnCompletion(export, formats=["h5"], overwrite=True, verify=False))
     assert os.listdir(os.path.dirname(export)) == ["export"]
     assert os.listdir(export) == ["other"]
 
@@ -155,10 +158,13 @@ def test_a_subclassed_model_is_refused_as_hdf5_before_training_and_exported_as_s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"formats": ["onnx"]}, r"formats must be some of saved_model, h5, got \['onnx'\]"),
+        ({"formats": ["onnx"]}, r"formats must be some of saved_model, h5, keras, weights, json, yaml, got \['onnx'\]"),
         ({"formats": "h5"}, "formats must be some of"),
         ({"formats": []}, "formats must be some of"),
         ({"which": "last"}, 'which must be "final" or "best"'),
+        ({"versions": 0}, "versions must be a number of versions to keep, at least 1, got 0"),
+        ({"versions": True}, "versions must be a number of versions to keep, at least 1, got True"),
+        ({"versions": 3, "formats": ["h5"]}, 'versions are SavedModels: put "saved_model" into formats'),
     ],
     ids=str,
 )
@@ -223,3 +229,56 @@ def test_keras_own_hdf5_saver_still_takes_the_optimizer_out_so_that_ours_is_need
     fit(model)
     model.save(str(tmp_path / "m.h5"))
     assert "optimizer" not in model._compile_config.config
+
+
+def test_all_formats_are_checked_at_once_and_noted(paths):
+    run, export = paths
+    every = list(formats.FILES)
+    fit(model := sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export, formats=every))
+    assert sorted(os.listdir(export)) == sorted([*formats.FILES.values(), "export.json"])
+    with open(f"{export}/export.json") as file:
+        noted = json.load(file)
+    assert noted["verified"] == "child"
+    there = facts.files_of(export)
+    assert noted["files"] == {name: there[name] for name in there if name != "export.json"}
+    for name in ("saved_model", "model.h5", "model.keras"):
+        assert everything(ckptkit.load_model(f"{export}/{name}")) == everything(model)
+
+
+def test_versions_are_published_one_a_run_and_none_for_a_run_that_was_over(paths):
+    run, export = paths
+
+    def train(epochs):
+        finished_fits.forget()
+        options = {"formats": ["saved_model", "h5"], "versions": 2, "verify": False}
+        fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export, **options), epochs=epochs)
+        return ckptkit.versions.versions(export)
+
+    assert [train(epochs) for epochs in (2, 2, 3, 4)] == [(1,), (1,), (1, 2), (2, 3)]
+    assert sorted(os.listdir(f"{export}/3/assets.extra")) == ["ckptkit.json", "model.h5", "model.keras"]
+    assert int(ckptkit.load_model(f"{export}/3").optimizer.iterations) == 40
+
+
+class Closed(keras.Model):
+    """Cannot be made again: its __init__ does not take what Keras would give it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_class_that_cannot_be_made_again_is_refused_before_training_and_served_all_the_same(paths, caplog):
+    _, export = paths
+    model = Closed()
+    model.compile("adam", "mse")
+    message = r'cannot export to "keras": Closed cannot be made again from its config, .* \*\*kwargs'
+    with pytest.raises(ValueError, match=message):
+        fit(model, ckptkit.ExportOnCompletion(export, formats=["keras"]))
+    assert int(model.optimizer.iterations) == 0
+    fit(model, ckptkit.ExportOnCompletion(export, formats=["saved_model"]))
+    assert "is for inference alone: Closed cannot be made again from its config" in caplog.text
+    np.testing.assert_allclose(served(f"{export}/saved_model", X), model.predict(X, verbose=0), rtol=1e-6)
+    assert isinstance(ckptkit.load_model(f"{export}/saved_model"), keras.layers.TFSMLayer)

@@ -26,3 +26,13 @@ def test_custom_loop_ends_with_the_same_weights_with_and_without_a_kill(run_chil
     assert len(ends) == 2
     assert ends[0] == ends[1]
     assert "the same weights to the last bit" in told
+
+
+def test_serve_versions_is_followed_by_a_reader_and_rolled_back(run_child):
+    told = run_child("examples/serve_versions.py")
+    published = dict(re.findall(r"^published version (\d): (\S+)$", told, re.MULTILINE))
+    answers = dict(re.findall(r"reader: version (\d) answers (\S+)$", told, re.MULTILINE))
+    assert list(published) == ["1", "2", "3"]
+    assert answers.pop("4") == published["2"]
+    assert answers.items() <= published.items()
+    assert "versions (1, 2, 3, 4), labels {'canary': 4, 'stable': 2}" in told
