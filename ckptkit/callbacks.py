@@ -319,7 +319,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._was_over = self._is_passed or at.is_over(self.params["epochs"])
         if self._was_over:
             return
-        if at.epoch < initial_epoch:
+        if at.model and at.epoch < initial_epoch:  # else nobody knows in which epoch it was saved
             raise CheckpointMismatchError(
                 f"{record.prefix} was saved in epoch {at.epoch}, and fit is to begin with initial_epoch="
                 f"{initial_epoch}.\nA run that is resumed goes on where it was: call fit as it was called first, or "

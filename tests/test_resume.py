@@ -300,6 +300,17 @@ def test_a_first_epoch_beyond_the_checkpoint_is_refused(directory, at):
         fit(sequential(), ours(directory), epochs=5, initial_epoch=3)
 
 
+def test_a_first_epoch_is_taken_where_a_plain_manager_has_saved_and_no_epoch_is_known(directory):
+    fit(before := sequential(), epochs=2)
+    checkpoint = tf.train.Checkpoint(model=before, optimizer=before.optimizer)
+    with ckptkit.CheckpointManager(checkpoint, directory, 3) as manager:
+        manager.save(2 * STEPS)
+    history = fit(model := sequential(), callback := ours(directory), epochs=5, initial_epoch=2)
+    assert history.epoch == [2, 3, 4]
+    assert steps(model) == 5 * STEPS
+    assert callback.manager.records()[-1].step == 5 * STEPS
+
+
 class Stops(keras.callbacks.Callback):
     """As a limit on time does."""
 
