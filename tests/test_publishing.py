@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,10 @@ def test_a_kill_anywhere_leaves_the_old_one_or_the_new_one_whole_and_the_next_st
             assert os.listdir(path.parent) == ["model.v1"]
             break
         assert done.returncode == -signal.SIGKILL
+        with replaced(str(path), overwrite=True) as temporary:
+            make(Path(temporary), kind, "new")
+        left_there = [name for name in os.listdir(path.parent) if ".new-" not in name]
+        assert left_there == ["model.v1"], "what was killed has left something"
     assert seen[0] == "old"
     assert seen[-1] == "new"
     assert seen == sorted(seen, reverse=True), "it became new once"
@@ -100,7 +105,7 @@ def test_an_exchange_that_fails_is_an_error(tmp_path):
 def test_what_fails_while_it_is_written_leaves_nothing(tmp_path):
     def fail():
         with replaced(str(tmp_path / "model"), overwrite=False) as temporary:
-            make(tmp_path / os.path.basename(temporary), "folder", "new")
+            make(Path(temporary), "folder", "new")
             raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError, match="half way"):
@@ -113,7 +118,7 @@ def test_what_somebody_else_has_put_there_meanwhile_is_not_overwritten(tmp_path)
 
     def write():
         with replaced(str(path), overwrite=False) as temporary:
-            make(tmp_path / os.path.basename(temporary), "file", "new")
+            make(Path(temporary), "file", "new")
             make(path, "file", "theirs")
 
     with pytest.raises(ExportError, match="is there already"):
@@ -132,17 +137,27 @@ def test_anything_may_take_the_place_of_anything(tmp_path, before, now):
     else:
         make(path, before, "old")
     with replaced(str(path), overwrite=True) as temporary:
-        make(tmp_path / os.path.basename(temporary), now, "new")
+        make(Path(temporary), now, "new")
     assert content(path, now) == "new"
     assert before != "link" or content(tmp_path / "target", "folder") == "old"
     assert set(os.listdir(tmp_path)) <= {"model", "target"}
 
 
-def test_the_temporary_name_is_hidden_and_keeps_the_ending(tmp_path):
+def test_what_is_written_is_hidden_under_its_own_name(tmp_path):
     with replaced(str(tmp_path / "a.weights.h5"), overwrite=False) as temporary:
         open(temporary, "w").close()
-        assert os.path.basename(temporary).startswith(".a.tmp-")
-        assert temporary.endswith(".weights.h5")
+        assert os.path.basename(os.path.dirname(temporary)).startswith(".a.weights.h5.tmp-")
+        assert os.path.basename(temporary) == "a.weights.h5"
+
+
+def test_what_another_process_is_writing_is_not_swept(tmp_path):
+    path = str(tmp_path / "model")
+    with replaced(path, overwrite=True) as theirs:
+        make(Path(theirs), "file", "theirs")
+        with replaced(path, overwrite=True) as ours:
+            make(Path(ours), "file", "ours")
+        assert content(tmp_path / "model", "file") == "ours"
+    assert content(tmp_path / "model", "file") == "theirs"
 
 
 def test_nothing_is_put_back_over_what_is_there(tmp_path):

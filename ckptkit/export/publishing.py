@@ -1,7 +1,12 @@
 """An artifact appears at its path in one step, whole and flushed, or not at all; an old one stays until then.
 
 with replaced("export/model.keras", overwrite=True) as temporary:
-    write(temporary)                      # beside the path, under a hidden name with the same ending
+    write(temporary)                      # export/.model.keras.tmp-1a2b3c4d/model.keras
+
+export/
+  model.keras
+  .model.keras.tmp-1a2b3c4d/              what is being written, and a lock that says its process lives; what a killed
+    lock  model.keras                     process has left is swept by the next save to the same path
 
 Where the system can exchange two names in one step (Linux), there is always one whole artifact at the path. Elsewhere a
 kill between two renames leaves a folder's old content as ``.NAME.old-…``; the next start puts it back.
@@ -13,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -24,6 +30,7 @@ from ckptkit.errors import ExportError
 
 __all__ = ["put_back", "refuse_to_overwrite", "replaced", "sync_tree"]
 
+_LOCK = "lock"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -52,16 +59,13 @@ def replaced(path: str, *, overwrite: bool) -> Iterator[str]:
     refuse_to_overwrite(path, overwrite)
     parent, name = os.path.split(path)
     os.makedirs(parent, exist_ok=True)
-    stem, dot, suffix = name.partition(".")
-    temporary = os.path.join(parent, f".{stem}.tmp-{uuid.uuid4().hex[:8]}{dot}{suffix}")
-    try:
+    with _workshop(parent, name) as folder:
+        temporary = os.path.join(folder, name)
         yield temporary
         sync_tree(temporary)
         refuse_to_overwrite(path, overwrite)  # somebody may have been faster
         _swap(temporary, path)
         sync_directory(parent)
-    finally:
-        _remove(temporary)
 
 
 def put_back(path: str) -> None:
@@ -113,8 +117,33 @@ def _exchange(one: str, other: str) -> bool:
     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), one, None, other)
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
-        os.unlink(path)
+@contextmanager
+def _workshop(parent: str, name: str) -> Iterator[str]:
+    """Sweep what killed processes have left, and give a hidden folder to write in, locked while this one lives."""
+    for entry in os.listdir(parent):
+        at = os.path.join(parent, entry)
+        is_old = entry.startswith(f".{name}.old-") and os.path.lexists(os.path.join(parent, name))
+        if is_old or (entry.startswith(f".{name}.tmp-") and _is_left(os.path.join(at, _LOCK))):
+            shutil.rmtree(at, ignore_errors=True)
+    token = uuid.uuid4().hex[:8]
+    folder, unlocked = (os.path.join(parent, f".{name}.{kind}-{token}") for kind in ("tmp", "new"))
+    os.mkdir(unlocked)
+    try:
+        with open(os.path.join(unlocked, _LOCK), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(unlocked, folder)  # locked before it has the name that is swept
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(unlocked, ignore_errors=True)
+
+
+def _is_left(lock: str) -> bool:
+    try:
+        with open(lock, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:  # it was being deleted
+        return True
+    except OSError:  # its process lives
+        return False
+    return True
