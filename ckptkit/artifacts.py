@@ -76,7 +76,7 @@ def save_model(
         >>> ckptkit.save_model(model, "export/digits.keras")
         'export/digits.keras'
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(os.sep)
     kind = kind_of(path, format)
     _require_possible(model, kind)
     _require_built(model)
@@ -99,7 +99,8 @@ def load_model(
         path: A ``.keras`` file, an HDF5 file, or the folder of a SavedModel.
         custom_objects: Your own classes and functions by name, if they are not registered.
         compile: Whether it is compiled as it was, with the optimizer's state.
-        safe_mode: Whether code in the file, such as a Lambda layer's, is refused.
+        safe_mode: Whether code in the file, such as a Lambda layer's, is refused. The graph of a SavedModel that others
+            wrote is loaded in any case.
 
     Returns:
         The model. Of a SavedModel that others wrote, a ``keras.layers.TFSMLayer``: it answers, and cannot be trained.
@@ -108,9 +109,8 @@ def load_model(
         FileNotFoundError: Nothing is there.
         ArtifactError: It is damaged, of another format, or needs a class or function that is not here.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(os.sep)
     kind = kind_at(path)
-    facts.check(path)
     return READERS[kind](path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
 
 
@@ -132,7 +132,7 @@ def save_weights(
         ExportError: A file is there already, or what was written are not the weights.
         ValueError: The ending is another one, or the model is not built.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(os.sep)
     if not path.endswith("weights.h5"):
         raise ValueError(f"weights go to a file whose name ends in .weights.h5, got {path!r}.")
     _require_built(model)
@@ -152,7 +152,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
         CheckpointMismatchError: The weights do not fit the model; nothing was changed.
         ValueError: The model is not built.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(os.sep)
     _require_file(path)
     facts.check(path)
     weights.read_into(model, path)
@@ -176,7 +176,7 @@ def save_architecture(
         ExportError: A file is there already, or another model comes of what was written.
         ValueError: The ending is another one.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
     _require_possible(model, kind)
     return _save(model, path, kind, lambda to: architecture.write(model, to, kind), overwrite, verify)
@@ -196,7 +196,7 @@ def load_architecture(
         FileNotFoundError: Nothing is there.
         ArtifactError: It is no architecture, damaged, or needs a class or function that is not here.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
     _require_file(path)
     facts.check(path)
@@ -287,10 +287,7 @@ def write_all(
         os.makedirs(folder)
     for kind in sorted(kinds, key=lambda kind: kind != "saved_model"):  # first: it makes its folder itself
         step(f"writing {kind}")
-        try:
-            WRITERS[kind](model, places[kind], input_signature)
-        except Exception as error:
-            raise ExportError(f"could not write {kind} to {folder}: {str(error).strip()}") from error
+        _write(lambda to, kind=kind: WRITERS[kind](model, to, input_signature), places[kind], kind, folder)  # type: ignore[misc]
     verified: str | bool = False
     if checks is not None:
         step("loading it again")
@@ -319,36 +316,30 @@ def _save(
     refuse_to_overwrite(path, overwrite)
     checks = Checks(model, input_signature) if verify else None
     name = os.path.basename(os.path.abspath(path))
-    with progress(f"saving {name}", 2 + verify) as step, replaced(path, overwrite=overwrite) as temporary:
-        step("writing")
-        try:
-            write(temporary)
-        except Exception as error:
-            raise ExportError(f"could not write {kind} to {path}: {str(error).strip()}") from error
-        verified: str | bool = False
-        if checks is not None:
-            step("loading it again")
-            verified = checks.run([(temporary, kind)])
-        step("noting checksums")
-        noted = {"kind": kind, **_facts(source), "verified": verified, "files": facts.files_of(temporary, name)}
-        if os.path.isdir(temporary):
+    try:
+        with (
+            progress(f"saving {name}", 2 + verify) as step,
+            replaced(path, overwrite=overwrite, note=facts.BESIDE) as temporary,
+        ):
+            step("writing")
+            _write(write, temporary, kind, path)
+            verified: str | bool = False
+            if checks is not None:
+                step("loading it again")
+                verified = checks.run([(temporary, kind)])
+            step("noting checksums")
+            noted = {"kind": kind, **_facts(source), "verified": verified, "files": facts.files_of(temporary)}
             facts.write(facts.place_of(temporary), noted)
-        elif os.path.lexists(path):
-            _forget_facts(path)  # before the file changes: facts of another file would have it taken for damaged
-    if not os.path.isdir(path):
-        _write_facts_beside(path, noted)
+    except OSError as error:
+        raise ExportError(f"could not write {kind} to {path}: {error}\nNothing was left at its path.") from error
     return path
 
 
-def _forget_facts(path: str) -> None:
-    place = facts.place_of(path)
-    if os.path.lexists(place):
-        os.unlink(place)
-
-
-def _write_facts_beside(path: str, noted: Mapping[str, Any]) -> None:
-    with replaced(facts.place_of(path), overwrite=True) as temporary:
-        facts.write(temporary, noted)
+def _write(write: Callable[[str], None], temporary: str, kind: str, path: str) -> None:
+    try:
+        write(temporary)
+    except Exception as error:  # whatever Keras raises
+        raise ExportError(f"could not write {kind} to {path}: {str(error).strip()}") from error
 
 
 def _facts(source: CheckpointRecord | None) -> dict[str, Any]:

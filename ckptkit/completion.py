@@ -45,7 +45,8 @@ class ExportOnCompletion(keras.callbacks.Callback):
     """Write finished artifacts when ``fit`` ends normally. A fit that is killed or fails writes none.
 
     Everything is written to a folder beside ``path`` first, loaded again, compared with the model, and appears in one
-    step. A script that is started again after it had finished finds its own artifacts and leaves them.
+    step. A script with a ``TrainingCheckpoint`` that is started again after it had finished finds its own artifacts and
+    leaves them; when the run has gone on they are replaced, with all that is in their folder.
 
     Args:
         path: Folder of the artifacts; must not exist, unless this very run has made it. With ``versions`` the folder
@@ -91,10 +92,12 @@ class ExportOnCompletion(keras.callbacks.Callback):
         self._verify = verify
         self._input_signature = input_signature
         self._training: TrainingCheckpoint | None = None
+        self._own_id = ""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot come to a good end, before hours of training."""
         callbacks = callback_list(sys._getframe(1))
+        self._own_id = uuid.uuid4().hex
         self._training = find_callback(callbacks, TrainingCheckpoint)
         if self._which == "best" and (self._training is None or not self._training.has_monitor):
             raise ValueError('which="best" needs a TrainingCheckpoint with monitor= in the same fit.')
@@ -113,27 +116,41 @@ class ExportOnCompletion(keras.callbacks.Callback):
             )
 
     def _is_ours(self) -> bool:
-        return self._made_before().get("run_id") == self._run_id()
+        return any(made.get("run_id") == self._run_id() for made in self._made_before())
 
-    def _made_before(self) -> dict[str, Any]:
-        """Return the facts of the artifacts that are there, nothing if they are none of ours."""
+    def _made_before(self) -> list[dict[str, Any]]:
+        """Return the facts of the artifacts that are there, of each version; nothing if they are none of ours."""
         if self._versions is not None:
-            known = versions.versions(self.path)
-            return (facts.read(versions.path_of(self.path, known[-1])) or {}) if known else {}
+            return [facts.read(versions.path_of(self.path, n)) or {} for n in versions.versions(self.path)]
         try:
             with open(os.path.join(self.path, _FACTS), encoding="utf-8") as file:
                 made = json.load(file)
         except (OSError, ValueError):
-            return {}
-        return made if isinstance(made, dict) else {}
+            return []
+        return [made] if isinstance(made, dict) else []
+
+    def _is_done(self, facts_now: dict[str, Any]) -> bool:
+        """Say whether this run has exported this step, or a later one; it may have been rolled back since."""
+        step = facts_now["step"]
+        same = [
+            made
+            for made in self._made_before()
+            if all(made.get(key) == facts_now[key] for key in ("run_id", "which", "formats"))
+        ]
+        return step is not None and any((made.get("step") or 0) >= step for made in same)
 
     def _run_id(self) -> str:
         records = () if self._training is None else self._training.manager.records()
-        return records[-1].run_id if records else uuid.uuid4().hex
+        return records[-1].run_id if records else self._own_id
 
     def _export(self) -> None:
-        made, before = self._facts(), self._made_before()
-        if all(before.get(key) == made[key] for key in ("run_id", "step", "which", "formats")):
+        made = self._facts()
+        if self._which == "best" and made["step"] is None:
+            raise ExportError(
+                f"nothing to export to {self.path}: no checkpoint has a value to rank by, it was NaN or missing in "
+                'every epoch.\nExport the final model with which="final", or mend what is monitored.'
+            )
+        if self._is_done(made):
             _log.info("%s is there already, made from step %d of this run.", self.path, made["step"])
             return
         title = f"exporting {os.path.basename(os.path.abspath(self.path))}"
@@ -150,7 +167,7 @@ class ExportOnCompletion(keras.callbacks.Callback):
                 number = versions.publish(self.path, write, max_versions=self._versions)
                 _log.info("published version %d of %s.", number, self.path)
                 return
-            with replaced(self.path, overwrite=True) as folder:
+            with replaced(self.path, overwrite=self._overwrite or self._is_ours()) as folder:
                 write(folder)
         _log.info("exported %s to %s.", ", ".join(self._formats), self.path)
 

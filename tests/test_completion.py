@@ -282,3 +282,41 @@ def test_a_class_that_cannot_be_made_again_is_refused_before_training_and_served
     assert "is for inference alone: Closed cannot be made again from its config" in caplog.text
     np.testing.assert_allclose(served(f"{export}/saved_model", X), model.predict(X, verbose=0), rtol=1e-6)
     assert isinstance(ckptkit.load_model(f"{export}/saved_model"), keras.layers.TFSMLayer)
+
+
+def test_a_version_that_was_rolled_back_is_not_published_again_by_a_finished_script(paths):
+    run, export = paths
+
+    def train():
+        finished_fits.forget()
+        options = {"formats": ["saved_model"], "versions": 5, "verify": False}
+        fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export, **options))
+
+    fit(sequential(), ckptkit.ExportOnCompletion(export, formats=["saved_model"], versions=5, verify=False), epochs=1)
+    train()
+    assert ckptkit.versions.rollback(export) == 3
+    train()
+    assert ckptkit.versions.versions(export) == (1, 2, 3)
+
+
+def test_what_somebody_else_has_put_there_during_the_fit_is_not_deleted(paths):
+    class Puts(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            os.makedirs(f"{export}/precious", exist_ok=True)
+
+    _, export = paths
+    with pytest.raises(ckptkit.ExportError, match="is there already"):
+        fit(sequential(), Puts(), ckptkit.ExportOnCompletion(export, formats=["keras"], verify=False))
+    assert os.listdir(export) == ["precious"]
+
+
+def test_the_best_is_not_exported_if_there_is_none(paths):
+    class NotANumber(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = float("nan")
+
+    run, export = paths
+    training = ckptkit.TrainingCheckpoint(run, monitor="val_loss")
+    with pytest.raises(ckptkit.ExportError, match="no checkpoint has a value to rank by, it was NaN or missing"):
+        fit(sequential(), NotANumber(), training, ckptkit.ExportOnCompletion(export, which="best"))
+    assert not os.path.exists(export)

@@ -5,6 +5,7 @@ import pytest
 
 import ckptkit
 from ckptkit.export.custom_code import custom_objects_of, explained, homes_of, why_not_revived
+from tests.conftest import ROOT
 from tests.test_callbacks import Block, Blocks
 
 
@@ -60,7 +61,11 @@ def test_layers_in_lists_of_a_subclassed_model_are_found():
 
 
 def test_what_a_module_has_can_be_imported_by_another_process():
-    assert homes_of({"Block": Block, "own_loss": own_loss}) == {"Block": "tests.test_callbacks", "own_loss": __name__}
+    homes = homes_of({"Block": Block, "own_loss": own_loss})
+    assert homes == {
+        "Block": ["tests.test_callbacks", "Block", str(ROOT)],
+        "own_loss": [__name__, "own_loss", str(ROOT)],
+    }
 
 
 def test_what_is_made_in_a_function_or_in_main_cannot(monkeypatch):

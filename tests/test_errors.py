@@ -18,6 +18,7 @@ TREE = {
     errors.DirectoryLockedError: OSError,
     errors.ReadOnlyError: PermissionError,
     errors.ExportError: RuntimeError,
+    errors.ArtifactError: ValueError,
 }
 by_name = pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)
 

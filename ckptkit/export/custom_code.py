@@ -1,7 +1,7 @@
 """A user's own layers, losses, metrics and functions: which ones a model has, and what to say when one is missing.
 
 found = custom_objects_of(model)          # {"Scale": <class Scale>, "my_loss": <function my_loss>}
-homes = homes_of(found)                   # {"Scale": "mylayers"}, None if one cannot be imported elsewhere
+homes = homes_of(found)                   # {"Scale": ["mylayers", "Scale", "/src"]}, None if one is not importable
 why_not_revived(model)                    # None, or which class cannot be made again from its config
 with explained("model.keras"):
     keras.models.load_model("model.keras")
@@ -11,10 +11,13 @@ Source: keras/src/saving/serialization_lib.py of Keras 3.15; tests/test_custom_c
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import inspect
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,20 +44,29 @@ def custom_objects_of(model: keras.Model) -> dict[str, Any]:
     return found
 
 
-def homes_of(objects: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the modules that another process gets the objects from; None if one of them has none."""
+def homes_of(objects: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    """Return module, name and folder that another process gets each object from; None if one has no such place.
+
+    A module that is being imported right now has none either: importing it would run again what is running.
+    """
     homes = {}
     for name, each in objects.items():
-        home = getattr(each, "__module__", None)
-        if home in (None, "__main__") or "<locals>" in each.__qualname__ or "." in each.__qualname__:
+        home = str(getattr(each, "__module__", None))
+        module = sys.modules.get(home)
+        under_way = getattr(getattr(module, "__spec__", None), "_initializing", False)
+        if module is None or home == "__main__" or under_way or getattr(module, each.__qualname__, None) is not each:
             return None
         try:
-            spec = importlib.util.find_spec(str(home))
+            spec = importlib.util.find_spec(home)
         except (ImportError, ValueError):
             spec = None
         if spec is None or spec.origin is None:
             return None
-        homes[name] = str(home)
+        above = home.count(".") + (2 if os.path.basename(spec.origin) == "__init__.py" else 1)
+        folder = os.path.abspath(spec.origin)
+        for _ in range(above):
+            folder = os.path.dirname(folder)
+        homes[name] = [home, each.__qualname__, folder]
     return homes
 
 
@@ -67,7 +79,7 @@ def why_not_revived(model: keras.Model) -> str | None:
         try:
             config = layer.get_config()
         except NotImplementedError as error:
-            return " ".join(str(error).split())
+            return " ".join(str(error).split()).split(" Please implement")[0] or f"{kind.__name__} has no get_config()"
         takes = inspect.signature(kind.__init__).parameters.values()
         is_own = kind.from_config.__func__ not in (keras.Layer.from_config.__func__, keras.Model.from_config.__func__)
         if is_own or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes):
@@ -107,7 +119,7 @@ def explained(path: str, call: str = "load_model") -> Iterator[None]:
                 f"  ckptkit.{call}({path!r}, custom_objects={{{name!r}: {name}}})\n"
                 "or put @keras.saving.register_keras_serializable() before its definition, and import that first."
             ) from error
-        said = str(error).strip().split("\n")[0] or type(error).__name__
+        said = str(list(_chain(error))[-1]).strip().split("\n")[0] or type(error).__name__
         raise ArtifactError(f"{path} cannot be loaded: {said}") from error
 
 
@@ -122,17 +134,25 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _parts(model: keras.Model) -> Iterator[Any]:
     """Everything that a model's description names: layers and what they are made with, losses, metrics, optimizer."""
-    for layer in model._flatten_layers():
-        yield layer
-        yield from (value for value in vars(layer).values() if _is_code(value) or _is_keras(value))
-    for compiled in ("optimizer", "loss"):
-        yield from _leaves(getattr(model, compiled, None))
     config = getattr(model, "_compile_config", None)
-    yield from _leaves(None if config is None else dict(config.config))
+    compiled = [] if config is None else [model.optimizer, *_leaves(dict(config.config))]
+    for each in [*model._flatten_layers(), *compiled]:
+        yield each
+        for inside in _leaves(getattr(each, "__dict__", {})):
+            yield inside
+            yield from _leaves(getattr(inside, "__dict__", {}) if _is_keras(inside) else {})
 
 
-def _leaves(value: Any) -> Iterable[Any]:
-    return [each for each in keras.tree.flatten(value) if _is_code(each) or _is_keras(each)]
+def _leaves(value: Any) -> Iterator[Any]:
+    """Classes, functions and objects of Keras' kinds in a value and in its lists and dicts."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _leaves(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    elif _is_code(value) or _is_keras(value):
+        yield value
 
 
 def _is_code(value: Any) -> bool:
@@ -146,7 +166,7 @@ def _is_keras(value: Any) -> bool:
 
 
 def _is_known(kind: Any) -> bool:
-    home = str(getattr(kind, "__module__", "") or "")
-    return home.split(".")[0] in ("keras", "builtins", "numpy", "tensorflow") or getattr(kind, "__name__", "") in (
-        "<lambda>",
-    )
+    home, name = str(getattr(kind, "__module__", "") or ""), getattr(kind, "__name__", "")
+    if home == "builtins":  # also what exec() makes
+        return getattr(builtins, name, None) is kind
+    return home.split(".")[0] in ("keras", "numpy", "tensorflow") or name == "<lambda>"

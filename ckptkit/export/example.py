@@ -39,7 +39,14 @@ def signature_of(model: keras.Model, given: Any = None) -> Any:
     """
     if given is not None:
         is_wrapped = isinstance(given, (list, tuple)) and len(given) == 1
-        return keras.tree.map_structure(_spec, given[0] if is_wrapped else given)
+        given = given[0] if is_wrapped else given
+        inputs = _inputs_of(model)
+        if inputs is not None and len(keras.tree.flatten(inputs)) != len(keras.tree.flatten(given)):
+            raise ValueError(
+                f"input_signature has {len(keras.tree.flatten(given))} inputs, and {model.name} takes "
+                f"{len(keras.tree.flatten(inputs))}."
+            )
+        return keras.tree.map_structure(_spec, given)
     if not model.built:
         raise ValueError(f"{model.name} is not built: call it on a batch, or fit it, before it is saved.")
     inputs = _inputs_of(model)
@@ -49,10 +56,10 @@ def signature_of(model: keras.Model, given: Any = None) -> Any:
     shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
     if len(shapes) != 1 or None in shapes.values():
         raise ValueError(
-            f"the inputs of {model.name} cannot be told from its build: it takes {', '.join(shapes)}. "
-            "Pass input_signature="
+            f"the inputs of {model.name} cannot be told from its build: its call takes {', '.join(shapes)}, and a "
+            "signature has one argument. Let it take them as one dict or list; or save it as .keras with verify=False."
         )
-    return _specs_of(next(iter(shapes.values())), model.input_dtype)
+    return _specs_of(next(iter(shapes.values())), model.dtype_policy.variable_dtype)
 
 
 def inputs_like(signature: Any) -> list[Any]:
@@ -98,6 +105,11 @@ def _plain(tensor: Any) -> np.ndarray[Any, Any]:
 
 
 def _spec(given: Any) -> tf.TensorSpec:
+    shape = getattr(given, "shape", None)
+    if shape is None or tf.TensorShape(shape).rank is None:
+        raise ValueError(
+            f"input_signature must be made of tf.TensorSpec or keras.InputSpec with a shape, got {given!r}."
+        )
     return tf.TensorSpec(given.shape, given.dtype or "float32", getattr(given, "name", None))
 
 

@@ -17,15 +17,15 @@ from typing import Any
 
 from ckptkit.errors import ArtifactError
 
-__all__ = ["check", "files_of", "place_of", "read", "write"]
+__all__ = ["BESIDE", "check", "files_of", "place_of", "read", "write"]
 
 _INSIDE = os.path.join("assets.extra", "ckptkit.json")
-_BESIDE = ".ckptkit.json"
+BESIDE = ".ckptkit.json"
 
 
 def place_of(path: str) -> str:
     """Return where the facts of an artifact are, or go."""
-    return os.path.join(path, _INSIDE) if os.path.isdir(path) else path + _BESIDE
+    return os.path.join(path, _INSIDE) if os.path.isdir(path) else path + BESIDE
 
 
 def files_of(path: str, name: str | None = None) -> dict[str, dict[str, Any]]:
@@ -75,8 +75,10 @@ def check(path: str) -> None:
     facts = read(path)
     if facts is None:
         return
-    there = files_of(path)
-    for name, known in facts.get("files", {}).items():
+    there, noted = files_of(path), dict(facts.get("files", {}))
+    if not os.path.isdir(path):  # a file may have been given another name, with its facts
+        there = dict.fromkeys(noted, next(iter(there.values())))
+    for name, known in noted.items():
         found = there.get(name)
         if found != known:
             is_size = found is None or found["bytes"] != known["bytes"]
@@ -84,7 +86,7 @@ def check(path: str) -> None:
             raise ArtifactError(
                 f"{path} is damaged, or was written over by something else: {name} is not what was saved "
                 f"({said if is_size else 'its checksum differs'}).\n"
-                f"Bring it back from a copy, or delete {place_of(path)} to load it unchecked."
+                f"If you wrote it over yourself, delete {place_of(path)}; else bring it back from a copy."
             )
 
 

@@ -79,6 +79,7 @@ def kind_at(path: str) -> str:
     put_back(path)
     if not os.path.lexists(path):
         raise FileNotFoundError(f"nothing is at {path}.")
+    facts.check(path)  # says best what is wrong with it, if it is ours
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "saved_model.pb")):
             return "saved_model"
@@ -91,10 +92,11 @@ def kind_at(path: str) -> str:
     if zipfile.is_zipfile(path):
         return "keras"
     if h5py.is_hdf5(path):
+        if hdf5.is_weights_alone(path):
+            raise ArtifactError(f"{path} holds weights alone: call ckptkit.load_weights.")
         return "h5"
     if os.path.splitext(path)[1] in _TEXTS:
         raise ArtifactError(f"{path} holds an architecture alone: call ckptkit.load_architecture.")
-    facts.check(path)  # says what is wrong with it, if it was ours
     raise ArtifactError(f"{path} is neither a .keras file nor HDF5 nor a SavedModel, or it was cut short.")
 
 

@@ -34,7 +34,7 @@ from ckptkit.errors import ArtifactError
 from ckptkit.export.custom_code import explained
 from ckptkit.export.state import assign, no_weights, to_arrays
 
-__all__ = ["read", "refusal", "write"]
+__all__ = ["has_assets", "is_weights_alone", "read", "refusal", "write"]
 
 _OURS = "ckptkit"
 _log = logging.getLogger("ckptkit")
@@ -94,11 +94,27 @@ def read(
             with _under_its_ending(path) as link:
                 model.load_weights(link)
             if compile and "compile_config" in ours:
-                model.compile_from_config(json.loads(ours["compile_config"][()]))
+                config = json.loads(ours["compile_config"][()])
+                model.compile(**keras.saving.deserialize_keras_object(config, safe_mode=safe_mode))
+                if model.optimizer is not None:
+                    model.optimizer.build(model.trainable_variables)
             for name, variables in _variables(model).items():
-                if name == "variables" or len(ours[name]):
+                if name == "variables" or (model.compiled and len(ours[name])):
                     assign(variables, ours[name], path)
     return model
+
+
+def is_weights_alone(path: str) -> bool:
+    """Say whether a HDF5 file describes no model.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    try:
+        with h5py.File(path) as file:
+            return "model_config" not in file.attrs
+    except OSError as error:
+        raise ArtifactError(f"{path} is no HDF5 file that can be read: {error}") from error
 
 
 def refusal(model: keras.Model) -> str | None:
@@ -111,7 +127,7 @@ def refusal(model: keras.Model) -> str | None:
             'Save it as "keras" or "saved_model"'
         )
     for layer in model._flatten_layers():
-        if _has_assets(layer):
+        if has_assets(layer):
             return (
                 f"HDF5 has no place for what {layer.name} has learnt beside its weights, such as a vocabulary. Give it "
                 'that when it is made (vocabulary=…), or save the model as "keras" or "saved_model"'
@@ -119,7 +135,8 @@ def refusal(model: keras.Model) -> str | None:
     return None
 
 
-def _has_assets(layer: keras.Layer) -> bool:
+def has_assets(layer: keras.Layer) -> bool:
+    """Say whether a layer has learnt something beside its weights, such as a vocabulary."""
     if not hasattr(layer, "save_assets"):
         return False
     with tempfile.TemporaryDirectory() as folder:

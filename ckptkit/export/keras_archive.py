@@ -40,14 +40,26 @@ def write(model: keras.Model, path: str) -> None:
 
 
 def read(
-    path: str, *, custom_objects: Mapping[str, Any] | None = None, compile: bool = True, safe_mode: bool = True
+    path: str,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+    inside: str | None = None,
 ) -> Any:
     """Load a model from a ``.keras`` file.
+
+    Args:
+        path: The file.
+        custom_objects: The user's own classes and functions by name.
+        compile: Whether it is compiled as it was.
+        safe_mode: Whether code in it is refused.
+        inside: What to call it in errors: the SavedModel that it lies in.
 
     Raises:
         ArtifactError: It is no such file, or needs what is not here.
     """
-    with explained(path):
+    with explained(inside or path):
         with zipfile.ZipFile(path) as archive:
             content = archive.read(_STATE) if _STATE in archive.namelist() else None
         state = {} if content is None else dict(np.load(io.BytesIO(content)))

@@ -48,8 +48,14 @@ def refuse_to_overwrite(path: str, overwrite: bool) -> None:
 
 
 @contextmanager
-def replaced(path: str, *, overwrite: bool) -> Iterator[str]:
+def replaced(path: str, *, overwrite: bool, note: str | None = None) -> Iterator[str]:
     """Give a name to write to, which takes the place of ``path`` in one step when all went well.
+
+    Args:
+        path: Where it goes.
+        overwrite: Whether something that is there is replaced.
+        note: Ending of a small file that may be written beside it, under the name with that ending, and goes along. It
+            is never there for another file than it was written for.
 
     Raises:
         ExportError: Something is at ``path``, and is not to be overwritten.
@@ -63,8 +69,15 @@ def replaced(path: str, *, overwrite: bool) -> Iterator[str]:
         temporary = os.path.join(folder, name)
         yield temporary
         sync_tree(temporary)
+        if note is not None and os.path.exists(temporary + note):
+            sync_file(temporary + note)
         refuse_to_overwrite(path, overwrite)  # somebody may have been faster
+        ours = os.stat(temporary).st_ino
+        if note is not None and os.path.lexists(path + note):
+            os.unlink(path + note)
         _swap(temporary, path)
+        if note is not None and os.path.exists(temporary + note) and os.stat(path).st_ino == ours:
+            os.replace(temporary + note, path + note)
         sync_directory(parent)
 
 

@@ -82,7 +82,8 @@ def read(
     """
     whole = os.path.join(path, EXTRA, _ARCHIVE)
     if is_whole(path):
-        return keras_archive.read(whole, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
+        options: dict[str, Any] = {"custom_objects": custom_objects, "compile": compile, "safe_mode": safe_mode}
+        return keras_archive.read(whole, **options, inside=path)
     try:
         signatures = sorted(tf.saved_model.load(path).signatures)
     except (OSError, ValueError, tf.errors.OpError) as error:

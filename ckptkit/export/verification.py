@@ -6,9 +6,9 @@
 What is compared: every variable of model and optimizer, bit by bit and in order; outputs at two batch sizes; the kinds
 of optimizer, loss and metrics; and of a SavedModel the outputs of its signature as well, loaded without Keras.
 
-The child is ``python -m ckptkit.export.verification REQUEST.json``. It works on the CPU, and needs the user's own
-classes from modules that it can import. If one is defined in ``__main__`` or inside a function it cannot, and the check
-is made in this process: a script must not be run twice to check its result.
+The child works on the CPU, and needs the user's own classes from modules that it can import. If one is defined in
+``__main__``, in a function or in a module that is being imported, it cannot, and the check is made in this process: a
+script must not be run twice to check its result.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import tensorflow as tf
 
 from ckptkit import randomness
 from ckptkit.errors import ExportError
-from ckptkit.export import architecture, saved_model, weights
-from ckptkit.export.custom_code import custom_objects_of, homes_of
+from ckptkit.export import architecture, hdf5, saved_model, weights
+from ckptkit.export.custom_code import custom_objects_of, homes_of, why_not_revived
 from ckptkit.export.example import inputs_like, outputs_of, signature_of
 from ckptkit.export.formats import READERS
 from ckptkit.export.state import no_weights
@@ -39,6 +39,15 @@ from ckptkit.export.state import no_weights
 __all__ = ["Checks", "main"]
 
 _log = logging.getLogger("ckptkit")
+_MASK = 1e6  # numbers as large as those that masks put in the place of logits say nothing of the others
+_ANSWER = "answer.json"
+_CHECKING = "CKPTKIT_CHECKING"  # in the child: so that what it imports starts no check of its own
+# Its own path first: the folder it runs in must not hide a module.
+_CHILD = """import sys, os
+sys.path[:] = sys.argv[2].split(os.pathsep)
+from ckptkit.export.verification import main
+main(sys.argv[1])
+"""
 _WHOLE = ("other variables", "optimizer", "optimizer variables", "compiled with")
 
 
@@ -55,14 +64,20 @@ class Checks:
 
     def __init__(self, model: keras.Model, input_signature: Any = None) -> None:
         self._model = model
-        self._facts = _facts_of(model)
+        try:
+            self._facts = _facts_of(model)
+        except Exception as error:  # whatever Keras raises at what it cannot describe
+            raise ExportError(
+                f"what {model.name} is compiled with cannot be described: {str(error).strip()}"
+            ) from error
         self._inputs = inputs_like(signature_of(model, input_signature))
         try:
             self._outputs = [outputs_of(model, inputs) for inputs in self._inputs]
         except Exception as error:  # the model's own code raises whatever it raises
             raise ExportError(
                 f"{model.name} cannot be tried on inputs made for it: {str(error).strip()}\n"
-                "Pass input_signature= with the shapes and dtypes that it takes, or verify=False."
+                "Pass input_signature= with the shapes and dtypes that it takes, or verify=False. A call with several "
+                "arguments cannot be tried: let it take them as one dict or list."
             ) from error
         self._custom = custom_objects_of(model)
         self._tolerance = _tolerance_of(model)
@@ -79,29 +94,54 @@ class Checks:
         Raises:
             ExportError: One of them is not the model; the message says where and by how much.
         """
-        homes = homes_of(self._custom)
+        if os.environ.get(_CHECKING):
+            raise ExportError(
+                "a module that was imported to check an artifact saves a model itself, when it is imported.\n"
+                'Put what it does under: if __name__ == "__main__":'
+            )
+        said = self._wrong_weights([path for path, kind in artifacts if kind == "weights"])
+        whole = [each for each in artifacts if each[1] != "weights" or self._is_made_again]
         request = {
-            "artifacts": [list(each) for each in artifacts],
+            "artifacts": [list(each) for each in whole],
             "facts": self._facts,
-            "architecture": architecture.model_to_json(self._model)
-            if any(kind == "weights" for _, kind in artifacts)
-            else "",
+            "architecture": architecture.model_to_json(self._model) if self._is_made_again else "",
             "tolerance": self._tolerance,
+            "floatx": keras.config.floatx(),
         }
-        if homes is None:
-            _log.info("checked in this process: %s cannot be imported by another.", ", ".join(sorted(self._custom)))
-            before = randomness.capture()  # a new layer draws its seed from them
-            try:
-                said = _compare(request, self._inputs, self._outputs, self._custom)
-            finally:
-                randomness.reinstate(before)
-        else:
-            said = self._ask_child({**request, "homes": homes})
+        where = "here"
+        if said is None and whole:
+            where, said = self._ask(request)
         if said is not None:
             raise ExportError(f"{said}\nNothing was left at its path; the model itself is unharmed.")
-        return "here" if homes is None else "child"
+        return where
 
-    def _ask_child(self, request: Mapping[str, Any]) -> str | None:
+    @property
+    def _is_made_again(self) -> bool:
+        """Whether its architecture alone makes the model: with no class of the user's in the way, and no vocabulary."""
+        return why_not_revived(self._model) is None and not any(map(hdf5.has_assets, self._model._flatten_layers()))
+
+    def _wrong_weights(self, paths: Sequence[str]) -> str | None:
+        for path in paths:
+            if not weights.holds(path, self._model):
+                return "the weights that were written are not those of the model."
+        return None
+
+    def _ask(self, request: Mapping[str, Any]) -> tuple[str, str | None]:
+        homes = homes_of(self._custom)
+        if homes is not None:
+            answer = self._ask_child({**request, "homes": homes})
+            if "cannot" not in answer:
+                return "child", answer["said"]
+            _log.info("checked in this process: another one cannot import what it needs (%s).", answer["cannot"])
+        else:
+            _log.info("checked in this process: %s cannot be imported by another.", ", ".join(sorted(self._custom)))
+        before = randomness.capture()  # a new layer draws its seed from them
+        try:
+            return "here", _compare(request, self._inputs, self._outputs, self._custom)
+        finally:
+            randomness.reinstate(before)
+
+    def _ask_child(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="ckptkit-") as folder:
             arrays: dict[str, np.ndarray[Any, Any]] = {}
             templates = [keras.tree.map_structure(lambda leaf: _store(arrays, leaf), each) for each in self._inputs]
@@ -110,25 +150,33 @@ class Checks:
             place = os.path.join(folder, "request.json")
             with open(place, "w", encoding="utf-8") as file:
                 json.dump({**request, "inputs": templates, "outputs": names}, file)
-            command = [sys.executable, "-m", "ckptkit.export.verification", place]
-            done = subprocess.run(command, capture_output=True, text=True, env=_environment())
-        lines = done.stdout.splitlines()
-        if done.returncode != 0 or not lines:
-            told = "\n".join(done.stderr.strip().splitlines()[-5:])
-            return f"the process that was to check the artifacts ended with exit code {done.returncode}:\n{told}"
-        said = json.loads(lines[-1])["said"]
-        return None if said is None else str(said)
+            paths = os.pathsep.join([*_import_paths(), *(folder for _, _, folder in request["homes"].values())])
+            command = [sys.executable, "-c", _CHILD, place, paths]
+            done = subprocess.run(command, capture_output=True, text=True, env=_environment(), errors="replace")
+            if done.returncode != 0:
+                told = "\n".join(done.stderr.strip().splitlines()[-5:])
+                code = done.returncode
+                return {"said": f"the process that was to check the artifacts ended with exit code {code}:\n{told}"}
+            with open(os.path.join(folder, _ANSWER), encoding="utf-8") as file:
+                return dict(json.load(file))
 
 
 def main(place: str) -> None:
-    """Answer a request of :class:`Checks`: print what is wrong as a line of JSON."""
+    """Answer a request of :class:`Checks` in a file beside it: what is wrong, or what cannot be imported."""
     with open(place, encoding="utf-8") as file:
         request = json.load(file)
     with np.load(os.path.join(os.path.dirname(place), "arrays.npz")) as arrays:
         inputs = [_filled(template, arrays) for template in request["inputs"]]
         outputs = [{name: arrays[at] for name, at in each.items()} for each in request["outputs"]]
-    custom = {name: getattr(importlib.import_module(home), name) for name, home in request["homes"].items()}
-    print(json.dumps({"said": _compare(request, inputs, outputs, custom)}))
+    keras.config.set_floatx(request["floatx"])
+    try:
+        homes = request["homes"].items()
+        custom = {name: getattr(importlib.import_module(home), kind) for name, (home, kind, _) in homes}
+        answer = {"said": _compare(request, inputs, outputs, custom)}
+    except (ImportError, AttributeError, SystemExit) as error:
+        answer = {"cannot": f"{type(error).__name__} {error}"}
+    with open(os.path.join(os.path.dirname(place), _ANSWER), "w", encoding="utf-8") as file:
+        json.dump(answer, file)
 
 
 def _compare(
@@ -182,7 +230,13 @@ def _facts_of(model: keras.Model) -> dict[str, Any]:
 
 def _compiled_with(model: keras.Model) -> Any:
     config = dict(model.get_compile_config() or {}) if model.compiled else {}
-    return json.loads(json.dumps({key: config.get(key) for key in ("loss", "metrics", "weighted_metrics")}))
+    kinds = {key: config.get(key) for key in ("loss", "metrics", "weighted_metrics")}
+    return json.loads(json.dumps(kinds), object_hook=_without_code)
+
+
+def _without_code(node: dict[str, Any]) -> dict[str, Any]:
+    # The bytes of a lambda are not the same twice.
+    return {"class_name": "__lambda__"} if node.get("class_name") == "__lambda__" else node
 
 
 def _digest(variable: Any) -> dict[str, Any]:
@@ -200,18 +254,21 @@ def _other_facts(kind: str, found: Mapping[str, Any], known: Mapping[str, Any]) 
                 return f"{each} is {found[each]} in it and {known[each]} in the model."
         elif known[each] is None:  # an optimizer that was not used yet; a loaded one is built
             continue
-        elif (wrong := _other_variables(found[each], known[each], is_text)) is not None:
+        elif (wrong := _other_variables(each, found[each], known[each], is_text)) is not None:
             return wrong
     return None
 
 
-def _other_variables(found: Sequence[Any], known: Sequence[Any], is_text: bool) -> str | None:
+def _other_variables(what: str, found: Sequence[Any], known: Sequence[Any], is_text: bool) -> str | None:
     if len(found) != len(known):
-        return f"it has {len(found)} variables instead of {len(known)}."
+        return (
+            f"it has {len(found)} {what} instead of {len(known)}. If layers were frozen or changed after compile(), "
+            "compile the model again before it is saved."
+        )
     for one, other in zip(found, known):
-        for what in ("shape", "dtype", *(() if is_text else ("digest",))):
-            if one[what] != other[what]:
-                said = "other values" if what == "digest" else f"the {what} {one[what]} instead of {other[what]}"
+        for fact in ("shape", "dtype", *(() if is_text else ("digest",))):
+            if one[fact] != other[fact]:
+                said = "other values" if fact == "digest" else f"the {fact} {one[fact]} instead of {other[fact]}"
                 return f"{other['path']} has {said}."
     return None
 
@@ -225,8 +282,8 @@ def _other_outputs(model: Any, inputs: Any, outputs: Any, tolerance: float) -> s
 
 
 def _other_answers(path: str, inputs: Any, outputs: Any, tolerance: float) -> str | None:
-    served = tf.saved_model.load(path)
     for each, expected in zip(inputs, outputs):
+        served = tf.saved_model.load(path)  # anew: what keeps a state begins with that of the model each time
         answer = served.serve(keras.tree.map_structure(tf.constant, each))
         answer = answer if isinstance(answer, dict) else {"": answer}
         leaves = {
@@ -250,18 +307,27 @@ def _difference(found: Mapping[str, Any], expected: Mapping[str, Any], tolerance
             if not np.array_equal(value, known):
                 return f"{where} differs in {int(np.sum(value != known))} of {known.size} places."
             continue
-        off = np.abs(value.astype("float64") - known.astype("float64"))
-        off = np.where(np.isnan(value.astype("float64")) & np.isnan(known.astype("float64")), 0.0, off)
-        most = float(np.max(np.abs(np.nan_to_num(known.astype("float64"))), initial=1e-6))
-        if not float(np.max(off, initial=0.0)) <= tolerance * most:
-            at = tuple(
-                int(index) for index in np.unravel_index(int(np.argmax(np.nan_to_num(off, nan=np.inf))), off.shape)
-            )
+        off, allowed = _off(value, known, tolerance)
+        if not np.all(off <= allowed):
+            worst = np.argmax(np.nan_to_num(off, nan=np.inf) - allowed)
+            at = tuple(int(index) for index in np.unravel_index(int(worst), off.shape))
             return (
                 f"{where} at {at} of a batch of {known.shape[0] if known.ndim else 1} is {value[at]} instead of "
-                f"{known[at]}, {off[at] / most:.2g} of the largest value off; {tolerance:.2g} is allowed."
+                f"{known[at]}; it may be off by {np.broadcast_to(allowed, off.shape)[at]:.2g}."
             )
     return None
+
+
+def _off(value: Any, known: Any, tolerance: float) -> tuple[Any, Any]:
+    """Return how far each number is off and may be: in parts of itself, and of the largest that is no mask's."""
+    kind = "complex128" if known.dtype.kind == "c" else "float64"
+    value, known = value.astype(kind), known.astype(kind)
+    same = (value == known) | (np.isnan(value) & np.isnan(known))
+    with np.errstate(invalid="ignore"):
+        off = np.where(same, 0.0, np.abs(value - known))
+    size = np.abs(np.where(np.isfinite(known), known, 0.0))
+    ordinary = size[size < _MASK]
+    return off, tolerance * (size + float(np.max(ordinary, initial=1e-6)))
 
 
 def _tolerance_of(model: keras.Model) -> float:
@@ -282,16 +348,15 @@ def _filled(template: Any, arrays: Mapping[str, Any]) -> Any:
     return keras.tree.map_structure(lambda name: arrays[name], template)
 
 
+def _import_paths() -> list[str]:
+    return [os.path.abspath(each) for each in sys.path]  # the empty one is the folder that this runs in
+
+
 def _environment() -> dict[str, str]:
-    here = [os.path.abspath(each) for each in sys.path if each != ""] + [os.getcwd()]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(here),
+        _CHECKING: "1",
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_BACKEND": "tensorflow",
     }
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
