@@ -193,7 +193,7 @@ def test_a_checking_process_that_dies_is_an_error_with_its_last_words(here, mode
         (
             [1.0, 2.0],
             [1.0, 2.01],
-            r"the output at \(1,\) of a batch of 2 is 2.0 instead of 2.01; it may be off by 0.0004",
+            r"the output at \(1,\) of a batch of 2 is 2.0 instead of 2.01; it may be off",
         ),
         ([-1e9, 0.1], [-1e9, 0.9], r"the output at \(1,\) of a batch of 2 is 0.1 instead of 0.9"),
         ([np.inf, -np.inf], [np.inf, -np.inf], None),
@@ -574,7 +574,7 @@ def test_importing_ckptkit_and_its_versions_needs_no_tensorflow():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-# What users do ---------------------------------------------------------------------------------------------------------
+# What users do --------------------------------------------------------------------------------------------------------
 
 # A module that may save a model of its own class when it is imported: nobody may import it again to check that.
 UNGUARDED = """
@@ -633,6 +633,7 @@ def test_hdf5_is_loaded_without_compiling(here, model):
     assert np.allclose(loaded(X), model(X))
 
 
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_a_lambda_loss_in_hdf5_is_refused_unless_it_is_trusted(here):
     model = small()
     model.compile("adam", lambda y_true, y_pred: keras.ops.mean((y_true - y_pred) ** 2))
@@ -776,7 +777,7 @@ def test_a_call_with_several_arguments_says_what_is_possible(here):
 
     model = Two()
     model(X, X)
-    with pytest.raises(ValueError, match=r"its call takes left\w*, right\w*, and a signature has one argument"):
+    with pytest.raises(ckptkit.ExportError, match=r"A call with several arguments cannot be tried: let it take them"):
         ckptkit.save_model(model, "model.keras")
 
 

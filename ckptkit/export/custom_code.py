@@ -53,8 +53,9 @@ def homes_of(objects: Mapping[str, Any]) -> dict[str, list[str]] | None:
     for name, each in objects.items():
         home = str(getattr(each, "__module__", None))
         module = sys.modules.get(home)
+        called = each.__qualname__
         under_way = getattr(getattr(module, "__spec__", None), "_initializing", False)
-        if module is None or home == "__main__" or under_way or getattr(module, each.__qualname__, None) is not each:
+        if module is None or home == "__main__" or under_way or getattr(module, called, None) is not each:
             return None
         try:
             spec = importlib.util.find_spec(home)
@@ -66,7 +67,7 @@ def homes_of(objects: Mapping[str, Any]) -> dict[str, list[str]] | None:
         folder = os.path.abspath(spec.origin)
         for _ in range(above):
             folder = os.path.dirname(folder)
-        homes[name] = [home, each.__qualname__, folder]
+        homes[name] = [home, called, folder]
     return homes
 
 
