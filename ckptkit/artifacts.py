@@ -36,7 +36,6 @@ __all__ = [
     "save_architecture",
     "save_model",
     "save_weights",
-    "versions_of",
     "write_all",
 ]
 
@@ -244,12 +243,6 @@ def publish_version(
             write_all(model, folder, ("saved_model",), notes, verify, input_signature, step, is_version=True)
 
     return versions.publish(base_dir, write, version=version, max_versions=max_versions, labels=labels)
-
-
-def versions_of(base_dir: str | os.PathLike[str]) -> dict[int, dict[str, Any]]:
-    """Return what each published version was made from, by number."""
-    numbers = versions.versions(base_dir)
-    return {number: facts.read(versions.path_of(base_dir, number)) or {} for number in numbers}
 
 
 def write_all(

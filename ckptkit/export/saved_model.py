@@ -36,7 +36,7 @@ def write(model: keras.Model, path: str, input_signature: Any = None) -> None:
 
     Not by ``model.export``, which leaves it to each layer whether it is in training: Keras' augmentation layers then
     are, and the artifact shifts and turns the images that it is to classify (seen on Keras 3.15). Here the model is
-    told. Inputs and outputs have the names of the model's.
+    told. Inputs and several outputs have the names of the model's; a single output is ``output_0``, as Keras has it.
 
     A model of a class that Keras cannot make again is written for inference alone, and that is logged.
 

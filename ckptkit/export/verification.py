@@ -99,8 +99,9 @@ class Checks:
                 "a module that was imported to check an artifact saves a model itself, when it is imported.\n"
                 'Put what it does under: if __name__ == "__main__":'
             )
-        said = self._wrong_weights([path for path, kind in artifacts if kind == "weights"])
-        whole = [each for each in artifacts if each[1] != "weights" or self._is_made_again]
+        alone = [] if self._is_made_again else [path for path, kind in artifacts if kind == "weights"]
+        said = self._wrong_weights(alone)
+        whole = [each for each in artifacts if each[0] not in alone]
         request = {
             "artifacts": [list(each) for each in whole],
             "facts": self._facts,
@@ -112,7 +113,9 @@ class Checks:
         if said is None and whole:
             where, said = self._ask(request)
         if said is not None:
-            raise ExportError(f"{said}\nNothing was left at its path; the model itself is unharmed.")
+            raise ExportError(
+                f"{said}\nNothing was left at its path; the model itself is unharmed. verify=False saves it unchecked."
+            )
         return where
 
     @property

@@ -65,7 +65,7 @@ def read_into(model: keras.Model, path: str) -> None:
     except OSError as error:
         raise ArtifactError(f"{path} is no file of weights that can be read: {error}") from error
     there = len(model.weights) if is_old else len(_values_in(path))
-    if there != len(model.weights):
+    if there > len(model.weights):  # Keras would pass by what is too much
         raise CheckpointMismatchError(
             f"the weights of {path} do not fit {model.name}: there are {there} of them, and the model has "
             f"{len(model.weights)}.\nMake the model as it was when they were saved. Nothing was changed."
