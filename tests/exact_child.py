@@ -167,16 +167,15 @@ def one_life_of_loop(script, directory, killer):
 
 
 def kills_of(name, steps, epochs, validates):
-    """Return lives that end early: each a list of kills in a row, after which a life is left alone.
+    """Return kills in a row, each in a life of its own, after which one is left alone.
 
-    A row begins early and each kill in it comes soon, so that there is something left for the next one.
+    The first is at a random batch; each other one comes soon, so that there is something left for the next.
     """
     chosen = random.Random(name)
-    late = steps * epochs - 2
     row = [("epoch_end", 1), ("epoch_begin", 2), *([("test", chosen.randrange(1, 4))] if validates else [])]
     chosen.shuffle(row)
-    first = ("batch", chosen.randrange(2, steps + 1))
-    return [[("batch", chosen.randrange(SAVE_FREQ + 2, late))], [first, *row, ("train_end", 1)]]
+    at_the_end = [("train_end", 1)] if chosen.random() < 0.3 else []  # else the last life has something left to train
+    return [("batch", chosen.randrange(2, (steps * epochs - 2) // 2)), *row, *at_the_end]
 
 
 def facts_of(script):
@@ -187,15 +186,14 @@ def facts_of(script):
 def lives_of(name, at):
     """Run a script that is left alone, one without ckptkit, and some that are killed; return what they end with."""
     facts, _ = forked(lambda: facts_of(CASES[name]()))
-    result = {"case": name, "lives": []}
+    result = {"case": name}
     result["whole"], _ = forked(lambda: one_life(name, f"{at}-whole"))
     result["plain"], _ = forked(lambda: one_life(name, at, with_ckptkit=False))
-    for number, kills in enumerate(kills_of(name, *facts)):
-        directory = f"{at}-{number}"
-        died = [forked(functools.partial(one_life, name, directory, kill))[1] == signal.SIGKILL for kill in kills]
-        newest = max((record.step for record in DirectoryReader(directory).scan().records), default=None)
-        ended, _ = forked(functools.partial(one_life, name, directory))
-        result["lives"].append({"kills": kills, "died": died, "newest": newest, **ended})
+    kills = kills_of(name, *facts)
+    died = [forked(functools.partial(one_life, name, f"{at}-killed", kill))[1] == signal.SIGKILL for kill in kills]
+    newest = max((record.step for record in DirectoryReader(f"{at}-killed").scan().records), default=None)
+    ended, _ = forked(lambda: one_life(name, f"{at}-killed"))
+    result["killed"] = {"kills": kills, "died": died, "newest": newest, **ended}
     result["again"], _ = forked(functools.partial(one_life, name, f"{at}-whole"))
     return result
 
@@ -288,7 +286,7 @@ def spoilt_life(name, at):
     died = forked(lambda: one_life(case_name, at, kill))[1] == signal.SIGKILL
     newest = max(record.step for record in DirectoryReader(at).scan().records)
     ended, _ = forked(lambda: one_life(case_name, at, spoil=spoil))
-    return {"case": name, "whole": whole, "lives": [{"kills": kill, "died": [died], "newest": newest, **ended}]}
+    return {"case": name, "whole": whole, "killed": {"kills": kill, "died": [died], "newest": newest, **ended}}
 
 
 def main(folder, *names):

@@ -34,15 +34,14 @@ def groups(names):
 
 def wrong(result):
     """Return what is not as it must be, a tuple each."""
-    whole, found = result["whole"], []
-    for life in result["lives"]:
-        at = str(life["kills"])
-        assert all(life["died"]), f"{result['case']}: something of {at} was not killed"
-        found += [(result["case"], at, end) for end in ENDS if life[end] != whole[end]]
-        if life["resumed"] != life["newest"]:
-            found.append((result["case"], at, f"resumed at {life['resumed']}, could at {life['newest']}"))
-        if life["newest"] is not None and not life["trained"] < whole["trained"]:
-            found.append((result["case"], at, f"trained {life['trained']} batches"))
+    whole, life = result["whole"], result["killed"]
+    at = str(life["kills"])
+    assert all(life["died"]), f"{result['case']}: something of {at} was not killed: {life['died']}"
+    found = [(result["case"], at, end) for end in ENDS if life[end] != whole[end]]
+    if life["resumed"] != life["newest"]:
+        found.append((result["case"], at, f"resumed at {life['resumed']}, could at {life['newest']}"))
+    if life["newest"] is not None and not life["trained"] < whole["trained"]:
+        found.append((result["case"], at, f"trained {life['trained']} batches"))
     return found
 
 
