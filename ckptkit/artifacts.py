@@ -289,7 +289,7 @@ def write_all(
     noted = {**notes, "verified": verified}
     if "saved_model" in places:
         facts.write(
-            os.path.join(places["saved_model"], saved_model.EXTRA, "ckptkit.json"),
+            facts.place_of(places["saved_model"]),
             {"kind": "saved_model", **noted, "files": facts.files_of(places["saved_model"])},
         )
     return {**noted, "files": facts.files_of(folder)}

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from ckptkit.export.state import no_weights
 
-__all__ = ["inputs_like", "named", "outputs_of", "signature_of"]
+__all__ = ["by_name", "inputs_like", "named", "outputs_of", "signature_of"]
 
 _BATCHES = (1, 3)
 _UNTOLD = 32  # for a size that may be any: enough for the convolutions of keras.applications
@@ -74,8 +74,15 @@ def outputs_of(model: keras.Model, inputs: Any) -> dict[str, np.ndarray[Any, Any
     """Return what a model makes of inputs, not in training, by the names of its outputs; the model stays as it was."""
     with _variables_kept(model):
         outputs = named(model, model(keras.tree.map_structure(tf.constant, inputs), training=False))
+    return by_name(outputs)
+
+
+def by_name(outputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Return outputs as arrays by name, those inside of one numbered; of a single one the name is empty."""
     outputs = outputs if isinstance(outputs, dict) else {"": outputs}
-    leaves = {f"{name}{at or ''}": leaf for name, each in outputs.items() for at, leaf in _numbered(each)}
+    leaves = {
+        f"{name}{at or ''}": leaf for name, each in outputs.items() for at, leaf in enumerate(keras.tree.flatten(each))
+    }
     return {name: _plain(leaf) for name, leaf in leaves.items()}
 
 
@@ -93,10 +100,6 @@ def _inputs_of(model: keras.Model) -> Any:
         return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     except AttributeError:
         return None
-
-
-def _numbered(value: Any) -> list[tuple[int, Any]]:
-    return list(enumerate(keras.tree.flatten(value)))
 
 
 def _plain(tensor: Any) -> np.ndarray[Any, Any]:

@@ -28,15 +28,10 @@ def place_of(path: str) -> str:
     return os.path.join(path, _INSIDE) if os.path.isdir(path) else path + BESIDE
 
 
-def files_of(path: str, name: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return size in bytes and SHA-256 of each file of an artifact, by its name.
-
-    Args:
-        path: File or folder.
-        name: What to call a file that is still under another name.
-    """
+def files_of(path: str) -> dict[str, dict[str, Any]]:
+    """Return size in bytes and SHA-256 of each file of an artifact, by its name."""
     if not os.path.isdir(path):
-        return {name or os.path.basename(path): _digest(path)}
+        return {os.path.basename(path): _digest(path)}
     found = [os.path.join(at, file) for at, _, files in os.walk(path) for file in files]
     names = {os.path.relpath(file, path).replace(os.sep, "/"): file for file in found}
     return {name: _digest(names[name]) for name in sorted(names) if name != _INSIDE.replace(os.sep, "/")}

@@ -32,7 +32,7 @@ from ckptkit import randomness
 from ckptkit.errors import ExportError
 from ckptkit.export import architecture, hdf5, saved_model, weights
 from ckptkit.export.custom_code import custom_objects_of, homes_of, why_not_revived
-from ckptkit.export.example import inputs_like, outputs_of, signature_of
+from ckptkit.export.example import by_name, inputs_like, outputs_of, signature_of
 from ckptkit.export.formats import READERS
 from ckptkit.export.state import no_weights
 
@@ -99,13 +99,15 @@ class Checks:
                 "a module that was imported to check an artifact saves a model itself, when it is imported.\n"
                 'Put what it does under: if __name__ == "__main__":'
             )
-        alone = [] if self._is_made_again else [path for path, kind in artifacts if kind == "weights"]
+        files = [path for path, kind in artifacts if kind == "weights"]
+        into_a_new_one = bool(files) and self._is_made_again()
+        alone = [] if into_a_new_one else files
         said = self._wrong_weights(alone)
         whole = [each for each in artifacts if each[0] not in alone]
         request = {
             "artifacts": [list(each) for each in whole],
             "facts": self._facts,
-            "architecture": architecture.model_to_json(self._model) if self._is_made_again else "",
+            "architecture": architecture.model_to_json(self._model) if into_a_new_one else "",
             "tolerance": self._tolerance,
             "floatx": keras.config.floatx(),
         }
@@ -118,7 +120,6 @@ class Checks:
             )
         return where
 
-    @property
     def _is_made_again(self) -> bool:
         """Whether its architecture alone makes the model: with no class of the user's in the way, and no vocabulary."""
         return why_not_revived(self._model) is None and not any(map(hdf5.has_assets, self._model._flatten_layers()))
@@ -287,12 +288,8 @@ def _other_outputs(model: Any, inputs: Any, outputs: Any, tolerance: float) -> s
 def _other_answers(path: str, inputs: Any, outputs: Any, tolerance: float) -> str | None:
     for each, expected in zip(inputs, outputs):
         served = tf.saved_model.load(path)  # anew: what keeps a state begins with that of the model each time
-        answer = served.serve(keras.tree.map_structure(tf.constant, each))
-        answer = answer if isinstance(answer, dict) else {"": answer}
-        leaves = {
-            f"{n}{at or ''}": leaf for n, part in answer.items() for at, leaf in enumerate(keras.tree.flatten(part))
-        }
-        wrong = _difference({name: np.asarray(leaf) for name, leaf in leaves.items()}, expected, tolerance)
+        answer = by_name(served.serve(keras.tree.map_structure(tf.constant, each)))
+        wrong = _difference(answer, expected, tolerance)
         if wrong is not None:
             return f"its signature: {wrong}"
     return None
