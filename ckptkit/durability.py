@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 
-__all__ = ["link_or_copy", "make_directory", "sync_directory", "sync_file", "write_file"]
+__all__ = ["link_or_copy", "make_directory", "sync_directory", "sync_file", "sync_tree", "write_file"]
 
 
 def make_directory(path: str, *, durable: bool = True) -> None:
@@ -29,6 +29,18 @@ def sync_file(path: str, *, durable: bool = True) -> None:
 def sync_directory(path: str, *, durable: bool = True) -> None:
     """Flush a folder's entries to the disk: without it a rename may be undone by power loss."""
     _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0), durable)
+
+
+def sync_tree(path: str) -> None:
+    """Flush a file, or a folder with all that is in it; a link to nowhere has nothing to flush."""
+    if not os.path.isdir(path):
+        sync_file(path)
+        return
+    for at, _, files in os.walk(path):
+        for file in files:
+            if os.path.isfile(os.path.join(at, file)):
+                sync_file(os.path.join(at, file))
+        sync_directory(at)
 
 
 def write_file(path: str, content: bytes, *, temporary: str, durable: bool = True) -> None:

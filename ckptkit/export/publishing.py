@@ -25,10 +25,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ckptkit.durability import sync_directory, sync_file
+from ckptkit.durability import sync_directory, sync_file, sync_tree
 from ckptkit.errors import ExportError
 
-__all__ = ["put_back", "refuse_to_overwrite", "replaced", "sync_tree"]
+__all__ = ["put_back", "refuse_to_overwrite", "replaced"]
 
 _LOCK = "lock"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -89,17 +89,6 @@ def put_back(path: str) -> None:
     left = sorted(entry for entry in os.listdir(parent) if entry.startswith(f".{name}.old-"))
     if left:
         os.rename(os.path.join(parent, left[-1]), path)
-
-
-def sync_tree(path: str) -> None:
-    """Flush a file, or a folder with all that is in it."""
-    if not os.path.isdir(path):
-        sync_file(path)
-        return
-    for at, _, files in os.walk(path):
-        for file in files:
-            sync_file(os.path.join(at, file))
-        sync_directory(at)
 
 
 def _swap(new: str, path: str) -> None:

@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
+from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_tree, write_file
 from ckptkit.errors import ExportError
 
 __all__ = ["labels", "path_of", "publish", "rollback", "set_label", "versions"]
@@ -333,11 +333,7 @@ def _sync_all(folder: str) -> None:
         raise ExportError(
             f"nothing was published: write left nothing at {folder}. It must make that folder, with its files."
         )
-    for at, _, files in os.walk(folder):
-        for file in files:
-            if os.path.isfile(os.path.join(at, file)):
-                sync_file(os.path.join(at, file))
-        sync_directory(at)
+    sync_tree(folder)
 
 
 def _place(base: str, folder: str, version: int | None) -> int:
