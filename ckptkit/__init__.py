@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         DirectoryLockedError,
         ExportError,
         ReadOnlyError,
+        UnsupportedBundleError,
     )
     from ckptkit.export import versions
     from ckptkit.export.architecture import model_from_json, model_from_yaml, model_to_json, model_to_yaml
@@ -57,6 +58,7 @@ _HOME = {
     "ReadOnlyError": "errors",
     "TrainingCheckpoint": "callbacks",
     "TrainingLoop": "loop",
+    "UnsupportedBundleError": "errors",
     "load_architecture": "artifacts",
     "load_model": "artifacts",
     "load_weights": "artifacts",
@@ -88,6 +90,7 @@ __all__ = [
     "ReadOnlyError",
     "TrainingCheckpoint",
     "TrainingLoop",
+    "UnsupportedBundleError",
     "load_architecture",
     "load_model",
     "load_weights",

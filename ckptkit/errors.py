@@ -3,6 +3,7 @@
 CheckpointError
 ├── CheckpointNotFoundError   (FileNotFoundError)  nothing there under that name
 ├── CheckpointDamagedError    (OSError)            files are there, but are not what was written
+├── UnsupportedBundleError    (NotImplementedError) a sound checkpoint of a kind that only TensorFlow reads
 ├── CheckpointMismatchError   (ValueError)         the model and the checkpoint do not fit together
 ├── CheckpointSaveError       (OSError)            a save failed; older checkpoints stand
 ├── DirectoryLockedError      (OSError)            another process writes to this directory
@@ -23,6 +24,7 @@ __all__ = [
     "DirectoryLockedError",
     "ExportError",
     "ReadOnlyError",
+    "UnsupportedBundleError",
 ]
 
 
@@ -36,6 +38,10 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
 
 class CheckpointDamagedError(CheckpointError, OSError):
     """The files of a checkpoint are missing, cut short or altered."""
+
+
+class UnsupportedBundleError(CheckpointError, NotImplementedError):
+    """A checkpoint is sound as far as it goes, and of a kind that ckptkit leaves to TensorFlow's own reader."""
 
 
 class CheckpointMismatchError(CheckpointError, ValueError):

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ckptkit.checksums import crc32c
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
 from ckptkit.records import CheckpointRecord, Manifest, ManifestError, split_number
 from ckptkit.state_file import StateFile
@@ -25,7 +26,6 @@ __all__ = [
     "META",
     "DirectoryReader",
     "Listing",
-    "crc32c",
     "manifest_in",
     "read_manifest",
     "shard_owner",
@@ -200,26 +200,6 @@ class DirectoryReader:
             return [entry.path for entry in os.scandir(self._meta) if entry.name.startswith(start)]
         except OSError:
             return []
-
-
-def crc32c(data: bytes) -> int:
-    """Return the CRC-32C (Castagnoli) of some bytes; in Python, so for small files like an index."""
-    table, crc = _CRC_TABLE, 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    return crc ^ 0xFFFFFFFF
-
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
-
-
-_CRC_TABLE = _crc_table()
 
 
 def why_damaged(manifest: Manifest, files: Mapping[str, int]) -> str | None:

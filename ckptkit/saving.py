@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ckptkit.checksums import crc32c
 from ckptkit.errors import CheckpointSaveError
 from ckptkit.ledger import Ledger
-from ckptkit.listing import crc32c
 from ckptkit.records import CheckpointRecord, Manifest, is_better
 from ckptkit.snapshot import Held
 from ckptkit.store import Store

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from ckptkit import cli
-from ckptkit.listing import crc32c
+from ckptkit.checksums import crc32c
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store

@@ -13,6 +13,7 @@ from ckptkit import errors
 TREE = {
     errors.CheckpointNotFoundError: FileNotFoundError,
     errors.CheckpointDamagedError: OSError,
+    errors.UnsupportedBundleError: NotImplementedError,
     errors.CheckpointMismatchError: ValueError,
     errors.CheckpointSaveError: OSError,
     errors.DirectoryLockedError: OSError,

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import pytest
 
 from ckptkit import store as store_module
+from ckptkit.checksums import crc32c
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
-from ckptkit.listing import crc32c
 from ckptkit.lock import DirectoryLock
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile

@@ -1,0 +1,223 @@
+"""TensorFlow's checkpoint files ("TensorBundle"), read without TensorFlow; ``bundle_writer.py`` writes them.
+
+    with Bundle("run/ckpt-1") as bundle:
+        bundle.entries["kernel"].shape  # (2, 3)
+        bundle.read("kernel")  # an array
+
+    run/ckpt-1.index                    what there is, and where (see ``bundle_index.py``)
+    run/ckpt-1.data-00000-of-00001      the tensors' bytes
+
+A reader trusts nothing: sizes are compared with the files' before memory is taken, and every byte with its checksum.
+
+Source: tensorflow/core/util/tensor_bundle/tensor_bundle.h.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import stat
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ckptkit.bundle_index import Entry, decode_index, shard_path
+from ckptkit.checksums import crc32c
+from ckptkit.dtypes import OF_ANY_LENGTH, bytes_of, numpy_dtype
+from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, UnsupportedBundleError
+from ckptkit.slices import TensorSlice, overlap, parse_shape_and_slice, within
+from ckptkit.string_tensors import decode_strings, decode_variants
+
+__all__ = ["Bundle"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+_BLOCK = 1 << 20  # read and checked at a time: small enough to be in the cache still when its checksum is taken
+
+
+class Bundle:
+    """A checkpoint, open for reading. Several threads may read from it at once.
+
+    Args:
+        prefix: Path stem as TensorFlow takes it, ``run/ckpt-1``.
+
+    Raises:
+        CheckpointNotFoundError: It has no index.
+        CheckpointDamagedError: The index is cut short, altered, or says something impossible.
+        UnsupportedBundleError: It is compressed, of a newer format or of a machine with another byte order.
+    """
+
+    def __init__(self, prefix: str | os.PathLike[str]) -> None:
+        self.prefix = os.fspath(prefix)
+        self._files: dict[int, tuple[int, int]] | None = {}
+        self._lock = threading.Lock()
+        try:
+            with open(_open(f"{self.prefix}.index"), "rb") as file:
+                index = decode_index(file.read(), f"{self.prefix}.index")
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError(f"no checkpoint {self.prefix}: it has no index.") from error
+        self.entries: Mapping[str, Entry] = index.entries
+        self.shards = index.shards
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the shards; nothing can be read any more."""
+        with self._lock:
+            for descriptor, _ in (self._files or {}).values():
+                os.close(descriptor)
+            self._files = None
+
+    def read(self, key: str, slice_spec: str = "") -> Array:
+        """Read a tensor.
+
+        Args:
+            key: Its name.
+            slice_spec: Which part of it, as TensorFlow says it: ``20 10 0,5:-``, or "" for all of it.
+
+        Returns:
+            Its values; those of a string tensor are bytes, those of a variant serialized ``VariantTensorDataProto``.
+
+        Raises:
+            CheckpointNotFoundError: There is no tensor of that name.
+            CheckpointDamagedError: A shard is missing, cut short or altered, or not all slices were saved.
+            UnsupportedBundleError: NumPy has no such dtype or shape.
+            ValueError: The tensor has no such part.
+        """
+        entry = self._find(key)
+        if not slice_spec:
+            return self._assemble(entry, TensorSlice.whole(entry.shape)) if entry.slices else self._read(entry)
+        shape, part = parse_shape_and_slice(slice_spec)
+        if shape != entry.shape:
+            raise ValueError(f"tensor {key!r} has shape {entry.shape}, slice_spec {slice_spec!r} says {shape}.")
+        return self._assemble(entry, part) if entry.slices else self._read(entry)[part.bounds_in(shape)].copy()
+
+    def read_into(self, entry: Entry, buffer: Array | memoryview) -> None:
+        """Read a tensor's bytes from its shard into memory, and check them.
+
+        Args:
+            entry: One of ``entries``, or of their slices; neither in slices nor of strings or variants.
+            buffer: Writable memory in one piece, as large as the tensor.
+
+        Raises:
+            CheckpointDamagedError: The shard is missing, cut short or altered.
+            ValueError: The entry has no bytes of a fixed size, or the buffer is of another size.
+        """
+        if entry.slices or entry.dtype in OF_ANY_LENGTH:
+            raise ValueError(f"tensor {entry.key!r} is stored in slices or elements of any length. Use read().")
+        found = self._fill(entry, buffer)
+        if found != entry.checksum:
+            raise self._damaged(entry, f"has checksum {found:#010x}, not {entry.checksum:#010x}")
+
+    def _find(self, key: str) -> Entry:
+        if key in self.entries:
+            return self.entries[key]
+        close = difflib.get_close_matches(key, self.entries, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise CheckpointNotFoundError(f"checkpoint {self.prefix} has no tensor {key!r}.{hint}")
+
+    def _read(self, entry: Entry) -> Array:
+        """Read a tensor that is stored in one piece."""
+        if entry.dtype in OF_ANY_LENGTH:
+            return self._read_objects(entry)
+        self._shard(entry)  # says whether the bytes are there, before memory is taken for them
+        array = _empty(entry, entry.shape)
+        self.read_into(entry, array)
+        return array
+
+    def _read_objects(self, entry: Entry) -> Array:
+        self._shard(entry)
+        content = bytearray(entry.size)
+        self._fill(entry, memoryview(content))
+        decode = decode_strings if entry.dtype == "string" else decode_variants
+        try:
+            values = decode(bytes(content), math.prod(entry.shape), entry.checksum)
+        except ValueError as error:
+            raise self._damaged(entry, f"cannot be read: {error}") from error
+        array = _empty(entry, (len(values),))
+        array[:] = values
+        return array.reshape(entry.shape)
+
+    def _assemble(self, entry: Entry, part: TensorSlice) -> Array:
+        """Read a part of a tensor that is stored in slices, from those that have a share in it."""
+        wanted, shape = part.bounds_in(entry.shape), part.shape_in(entry.shape)
+        bounds = [(stored.entry, stored.part.bounds_in(entry.shape)) for stored in entry.slices]
+        shares = [(piece, its, common) for piece, its in bounds if (common := overlap(its, wanted)) is not None]
+        for piece, _, _ in shares:
+            self._shard(piece)  # as in _read
+        if sum(math.prod(bound.stop - bound.start for bound in common) for _, _, common in shares) != math.prod(shape):
+            raise self._incomplete(entry, part)
+        array, covered = _empty(entry, shape), np.zeros(shape, bool)
+        for piece, its, common in shares:
+            here = within(common, wanted)
+            array[here] = self._read(piece)[within(common, its)]
+            covered[here] = True
+        if not covered.all():
+            raise self._incomplete(entry, part)
+        return array
+
+    def _incomplete(self, entry: Entry, part: TensorSlice) -> CheckpointDamagedError:
+        there = ", ".join(str(stored.part) for stored in entry.slices[:5])
+        return CheckpointDamagedError(
+            f"checkpoint {self.prefix} does not hold slice {part} of tensor {entry.key!r} once and whole: it has "
+            f"{len(entry.slices)} slices of {entry.shape}, {there}{', …' if len(entry.slices) > 5 else ''}."
+        )
+
+    def _fill(self, entry: Entry, buffer: Array | memoryview) -> int:
+        """Read an entry's bytes into memory and return their checksum."""
+        view = bytes_of(buffer) if isinstance(buffer, np.ndarray) else buffer.cast("B") if buffer.nbytes else buffer
+        if view.nbytes != entry.size or view.readonly:
+            raise ValueError(f"tensor {entry.key!r} takes {entry.size} writable bytes, got {view!r} of {view.nbytes}.")
+        descriptor, at, crc = self._shard(entry), 0, 0
+        while at < entry.size:
+            done = os.preadv(descriptor, [view[at : at + _BLOCK]], entry.offset + at)
+            if not done:
+                raise self._damaged(entry, "is cut short")
+            crc = crc32c(view[at : at + done], crc)
+            at += done
+        return crc
+
+    def _shard(self, entry: Entry) -> int:
+        """Return the descriptor of an entry's shard, which is large enough for it."""
+        with self._lock:
+            if self._files is None:
+                raise ValueError(f"checkpoint {self.prefix} is closed.")
+            if entry.shard not in self._files:
+                path = shard_path(self.prefix, entry.shard, self.shards)
+                try:
+                    descriptor = _open(path)
+                except FileNotFoundError as error:
+                    raise CheckpointDamagedError(f"checkpoint {self.prefix} is damaged: {path} is missing.") from error
+                self._files[entry.shard] = descriptor, os.fstat(descriptor).st_size
+            descriptor, size = self._files[entry.shard]
+        if entry.offset + entry.size > size:
+            raise self._damaged(entry, f"ends at byte {entry.offset + entry.size} of {size}")
+        return descriptor
+
+    def _damaged(self, entry: Entry, reason: str) -> CheckpointDamagedError:
+        path = shard_path(self.prefix, entry.shard, self.shards)
+        return CheckpointDamagedError(f"{path} is damaged: tensor {entry.key!r} {reason}.")
+
+
+def _open(path: str) -> int:
+    """Open a file; what is there under its name and is none would make a reader wait, or fail in odd ways."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointDamagedError(f"{path} is damaged: it is not a file.")
+    return descriptor
+
+
+def _empty(entry: Entry, shape: tuple[int, ...]) -> Array:
+    try:
+        return np.empty(shape, numpy_dtype(entry.dtype))
+    except ValueError as error:  # more dimensions than NumPy has, or larger ones in an empty tensor
+        raise UnsupportedBundleError(f"cannot read tensor {entry.key!r} of shape {shape}: {error}.") from error
