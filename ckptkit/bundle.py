@@ -100,6 +100,14 @@ class Bundle:
             raise ValueError(f"tensor {key!r} has shape {entry.shape}, slice_spec {slice_spec!r} says {shape}.")
         return self._assemble(entry, part) if entry.slices else self._read(entry)[part.bounds_in(shape)].copy()
 
+    def require(self, entry: Entry) -> None:
+        """See that an entry's bytes are there, before memory is taken for them.
+
+        Raises:
+            CheckpointDamagedError: Its shard is missing or cut short.
+        """
+        self._shard(entry)
+
     def read_into(self, entry: Entry, buffer: Array | memoryview) -> None:
         """Read a tensor's bytes from its shard into memory, and check them.
 

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoint files, written without TensorFlow: the plain way, for tools and tests.
+"""TensorFlow's checkpoint files, written without TensorFlow.
 
 with BundleWriter("run/ckpt-1") as writer:
     writer.add("kernel", np.ones((2, 3), np.float32))
@@ -11,35 +11,57 @@ run/ckpt-1.index                    written last: what there is, and where
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ckptkit.bundle_index import Entry, StoredSlice, encode_index, shard_path
-from ckptkit.checksums import crc32c
-from ckptkit.dtypes import OF_ANY_LENGTH, bytes_of, dtype_number, name_of
+from ckptkit.dtypes import OF_ANY_LENGTH, dtype_number, name_of
+from ckptkit.shard_stream import ShardStream
 from ckptkit.slices import TensorSlice, parse_shape_and_slice
+from ckptkit.staging import StagingBuffers
 from ckptkit.string_tensors import encode_strings, encode_variants
 
 __all__ = ["BundleWriter"]
 
 
 class BundleWriter:
-    """A checkpoint being written, the plain way: a tensor after another, and the index at the end.
+    """A checkpoint being written: a tensor after another, and the index at the end.
 
     Args:
-        prefix: Path stem, ``run/ckpt-1``; its folder exists, and what is there under that name is replaced.
+        prefix: Path stem, ``run/ckpt-1``; its folder exists, and nothing is there under that name.
+        buffers: Warm memory to go through, None for some of its own.
+        limit_bytes: How much of it may be in use at once; None for a little, so that :meth:`add` waits for the disk.
         shards: The number of data shards.
         alignment: Each tensor begins at a multiple of so many bytes.
     """
 
-    def __init__(self, prefix: str | os.PathLike[str], *, shards: int = 1, alignment: int = 1) -> None:
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        buffers: StagingBuffers | None = None,
+        *,
+        limit_bytes: int | None = None,
+        shards: int = 1,
+        alignment: int = 1,
+    ) -> None:
         self.prefix = os.fspath(prefix)
-        self._alignment = alignment
         self._shards = shards
-        self._files = [open(shard_path(self.prefix, shard, shards), "wb") for shard in range(shards)]  # noqa: SIM115
         self._entries: dict[str, Entry] = {}
+        memory = buffers or StagingBuffers()
+        with ExitStack() as stack:
+            self._streams = [
+                stack.enter_context(
+                    ShardStream(
+                        shard_path(self.prefix, shard, shards), memory, limit_bytes=limit_bytes, alignment=alignment
+                    )
+                )
+                for shard in range(shards)
+            ]
+            self._open = stack.pop_all()
 
     def __enter__(self) -> BundleWriter:
         return self
@@ -47,7 +69,18 @@ class BundleWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
             self.finish()
-        self._close()
+        else:
+            self._open.__exit__(kind, error, at)
+
+    @property
+    def staged_secs(self) -> float:
+        """Seconds that copying took."""
+        return sum(stream.staged_secs for stream in self._streams)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What was added; the checksums are there when it is finished."""
+        return tuple(self._entries.values())
 
     def add(
         self, key: str, values: np.ndarray[Any, Any], slice_spec: str = "", *, dtype: str | None = None, shard: int = 0
@@ -85,24 +118,27 @@ class BundleWriter:
 
     def finish(self) -> None:
         """Write the index: from now on the checkpoint is there."""
-        self._close()
+        self._open.close()
+        self._entries = {key: self._checked(entry) for key, entry in self._entries.items()}
         content = encode_index(self._entries.values(), self._shards)
-        with open(f"{self.prefix}.index", "wb") as file:
+        with open(f"{self.prefix}.index", "xb") as file:
             file.write(content)
 
     def _append(self, key: str, name: str, values: np.ndarray[Any, Any], shard: int) -> Entry:
+        stream = self._streams[shard]
         if name in OF_ANY_LENGTH:
             encode = encode_strings if name == "string" else encode_variants
             content, checksum = encode(values.reshape(-1).tolist())
-        else:
-            content = bytes(bytes_of(np.ascontiguousarray(values, values.dtype.newbyteorder("="))))
-            checksum = crc32c(content)
-        file = self._files[shard]
-        file.write(bytes(-file.tell() % self._alignment))
-        offset = file.tell()
-        file.write(content)
-        return Entry(key, name, values.shape, shard, offset, len(content), checksum)
+            return Entry(key, name, values.shape, shard, stream.append(content), len(content), checksum)
+        array = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(values.shape)
+        return Entry(key, name, values.shape, shard, stream.append(array), array.nbytes)
 
-    def _close(self) -> None:
-        for file in self._files:
-            file.close()
+    def _checked(self, entry: Entry) -> Entry:
+        """Return an entry, and those of its slices, with the checksum of what went to the disk."""
+        if entry.slices:
+            return replace(
+                entry, slices=tuple(replace(stored, entry=self._checked(stored.entry)) for stored in entry.slices)
+            )
+        if entry.dtype in OF_ANY_LENGTH or not entry.size:
+            return entry
+        return replace(entry, checksum=self._streams[entry.shard].checksums[entry.offset])

@@ -33,10 +33,12 @@ from ckptkit.errors import (
     ReadOnlyError,
 )
 from ckptkit.finding import best_of, find, nothing_to_restore
+from ckptkit.held import Staging
 from ckptkit.ledger import Ledger
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import SaveContext, SavePolicy
 from ckptkit.preservation import PreservationPolicy
+from ckptkit.reading import CheckpointFile
 from ckptkit.records import CheckpointRecord
 from ckptkit.saving import SaveJob
 from ckptkit.snapshot import CheckpointGraph, read_extras
@@ -117,6 +119,7 @@ class CheckpointManager:
         graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done))
         self._store = Store(self._directory, durable=durable)
         self._writer = BackgroundWriter()
+        self._staging = Staging()
         max_to_keep = None if max_to_keep is None else int(max_to_keep)
         keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
         self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, time.time())
@@ -217,7 +220,7 @@ class CheckpointManager:
         self._require_writable()
         self._raise_background_error()
         self._require_nothing_pending()
-        device, callbacks, in_background = _read_options(options, self._async_save)
+        callbacks, in_background = _read_options(options, self._async_save)
         step = self._current_step()
         if step is not None and self._is_too_early(step, check_interval):
             return None
@@ -243,7 +246,18 @@ class CheckpointManager:
             if self._last_checkpoint_step == step:
                 self._last_checkpoint_step = before  # a retry at the same step saves
 
-        job = SaveJob(self._store, self._ledger, self._state_lock, name, held, facts, device, callbacks, failed)
+        job = SaveJob(
+            self._store,
+            self._ledger,
+            self._state_lock,
+            name,
+            held,
+            facts,
+            self._staging,
+            in_background,
+            callbacks,
+            failed,
+        )
         if in_background:
             self._writer.submit(job)
         else:
@@ -326,6 +340,7 @@ class CheckpointManager:
         try:
             self.wait_until_finished()
         finally:
+            self._staging.close()
             self._lock = None
             if self._free_lock is not None:
                 self._free_lock()
@@ -423,7 +438,8 @@ class CheckpointManager:
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
-        return read_extras(record.prefix)
+        with CheckpointFile(record.prefix) as file:
+            return read_extras(file)
 
     def leftovers(self) -> list[str]:
         """Return the names of restored values that still wait for their objects to be built."""
@@ -501,13 +517,18 @@ class CheckpointManager:
 
 def _read_options(
     options: tf.train.CheckpointOptions | None, async_save: bool
-) -> tuple[str | None, list[Callable[..., object]], bool]:
+) -> tuple[list[Callable[..., object]], bool]:
     if options is None:
-        return None, [], async_save
+        return [], async_save
     if options.experimental_sharding_callback is not None:
         raise ValueError("options.experimental_sharding_callback is not supported: ckptkit lays out shards by itself.")
-    callbacks = list(options.experimental_write_callbacks or ())
-    return options.experimental_io_device, callbacks, async_save or options.enable_async
+    device = tf.DeviceSpec.from_string(options.experimental_io_device or "/job:localhost")
+    if (device.job or "localhost", device.device_type or "CPU") != ("localhost", "CPU"):
+        raise ValueError(
+            f"options.experimental_io_device={options.experimental_io_device!r} is not supported: ckptkit writes "
+            "from the process that saves. Leave it out, or say '/job:localhost'."
+        )
+    return list(options.experimental_write_callbacks or ()), async_save or options.enable_async
 
 
 def _validate(

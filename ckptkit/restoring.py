@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from ckptkit.errors import CheckpointMismatchError
 from ckptkit.mismatch import Difference, report
+from ckptkit.reading import CheckpointFile
 from ckptkit.replicas import names_in, replicas_of
 from ckptkit.snapshot import (
     ADDITION,
@@ -25,10 +26,8 @@ from ckptkit.snapshot import (
     assign,
     copy_graph,
     is_variable,
-    open_reader,
     plain_keys,
     read_graph,
-    read_tensors,
     resource_variable,
 )
 from ckptkit.untracked import METRICS, is_lazy, is_unbuilt, when_built
@@ -111,26 +110,16 @@ def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True, foreign
         CheckpointMismatchError: Checkpoint and objects differ; nothing was assigned.
         CheckpointDamagedError: A tensor is not what was written; nothing was assigned.
     """
-    saved = read_graph(prefix)
-    if saved is None:
-        raise CheckpointMismatchError(
-            f"cannot restore {prefix}: it holds names and values but no object graph, as TF 1's Saver writes them.\n"
-            "Restore it with tf.train.Checkpoint.restore once, and save it again."
-        )
-    match = _Match(graph.live(), saved, prefix, foreign)
-    if match.left_out:
-        _log.warning(
-            "%s was written by plain TensorFlow, which leaves out %d values of this model; they stay as they are: %s",
-            prefix,
-            len(match.left_out),
-            ", ".join(match.left_out),
-        )
-    if match.differences:
-        if strict:
-            raise CheckpointMismatchError(report(prefix, match.differences, match.variables))
-        names = ", ".join(difference.name for difference in match.differences)
-        _log.warning("restored %s in part; skipped, as strict=False says: %s", prefix, names)
-    values = match.read(match.keys())
+    with CheckpointFile(prefix) as file:
+        saved = read_graph(file)
+        if saved is None:
+            raise CheckpointMismatchError(
+                f"cannot restore {prefix}: it holds names and values but no object graph, as TF 1's Saver writes "
+                "them.\nRestore it with tf.train.Checkpoint.restore once, and save it again."
+            )
+        match = _Match(graph.live(), saved, file, foreign)
+        match.report(strict)
+        values = match.read(match.keys())
     for variable, key in match.direct:
         values[key].put_into(variable)
     match.warn_of_replicas()
@@ -147,11 +136,12 @@ def complete(graph: CheckpointGraph, prefix: str, done: set[str]) -> None:
         prefix: Path stem of the checkpoint.
         done: Keys of the values that TensorFlow has restored.
     """
-    saved: ObjectGraph = read_graph(prefix)
-    match = _Match(graph.live(), saved, prefix, foreign=False)
-    plain = plain_keys(saved)
-    own = {key for variable, key in match.direct if key in match.replicas}
-    values = match.read(match.keys().difference(done) | own)
+    with CheckpointFile(prefix) as file:
+        saved: ObjectGraph = read_graph(file)
+        match = _Match(graph.live(), saved, file, foreign=False)
+        plain = plain_keys(saved)
+        own = {key for variable, key in match.direct if key in match.replicas}
+        values = match.read(match.keys().difference(done) | own)
     for variable, key in match.direct:
         if key in values:
             values[key].put_into(variable)
@@ -187,11 +177,11 @@ class _Value:
 class _Match:
     """Saved nodes laid beside live objects, by walking both graphs from the root along the same names."""
 
-    def __init__(self, live: Sequence[Any], saved: ObjectGraph, prefix: str, foreign: bool) -> None:
-        reader = open_reader(prefix)
-        self._prefix = prefix
-        self.types: dict[str, tf.DType] = reader.get_variable_to_dtype_map()
-        self._shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
+    def __init__(self, live: Sequence[Any], saved: ObjectGraph, file: CheckpointFile, foreign: bool) -> None:
+        self._prefix = file.prefix
+        self._file = file
+        self.types = file.types
+        self._shapes = file.shapes
         self.replicas = names_in(self.types)
         self._saved = saved
         self._live = live
@@ -208,6 +198,26 @@ class _Match:
         self._compare()
         self._sort_leftovers()
 
+    def report(self, strict: bool) -> None:
+        """Say what does not fit.
+
+        Raises:
+            CheckpointMismatchError: Something does not, and ``strict`` says that it must.
+        """
+        if self.left_out:
+            _log.warning(
+                "%s was written by plain TensorFlow, which leaves out %d values of this model; they stay as they are: "
+                "%s",
+                self._prefix,
+                len(self.left_out),
+                ", ".join(self.left_out),
+            )
+        if self.differences:
+            if strict:
+                raise CheckpointMismatchError(report(self._prefix, self.differences, self.variables))
+            names = ", ".join(difference.name for difference in self.differences)
+            _log.warning("restored %s in part; skipped, as strict=False says: %s", self._prefix, names)
+
     def keys(self) -> set[str]:
         """Return every key of the saved graph: what TensorFlow assigns later is read and checked now, too."""
         graph_keys = {a.checkpoint_key for node in self._saved.nodes for a in node.attributes}
@@ -221,7 +231,7 @@ class _Match:
         """
         own = {key: self.replicas.get(key, (0, {})) for key in keys}
         names = {name for _, names in own.values() for name in names.values()}
-        tensors = read_tensors(self._prefix, sorted(keys | names), self.types)
+        tensors = self._file.read(keys | names)
         return {
             key: _Value(tensors[key], count, {number: tensors[name] for number, name in names.items()})
             for key, (count, names) in own.items()

@@ -16,10 +16,11 @@ import keras
 import tensorflow as tf
 
 from ckptkit.checksums import crc32c
+from ckptkit.dtypes import OF_ANY_LENGTH
 from ckptkit.errors import CheckpointSaveError
+from ckptkit.held import Held, Staging
 from ckptkit.ledger import Ledger
-from ckptkit.records import CheckpointRecord, Manifest, is_better
-from ckptkit.snapshot import Held
+from ckptkit.records import CheckpointRecord, Manifest, TensorInfo, is_better
 from ckptkit.store import Store
 
 __all__ = ["SaveJob"]
@@ -37,7 +38,8 @@ class SaveJob:
         name: The checkpoint's name, ``ckpt-1200``.
         held: Its values.
         facts: Step, epoch, batch, metrics and seconds so far, for the manifest.
-        device: Where TensorFlow's write op runs, None for the host.
+        staging: Warm memory to go through.
+        in_background: Whether training goes on meanwhile.
         callbacks: Called after the commit, with the prefix if they take an argument.
         failed: Called if it could not be written.
     """
@@ -50,7 +52,8 @@ class SaveJob:
         name: str,
         held: Held,
         facts: dict[str, Any],
-        device: str | None = None,
+        staging: Staging,
+        in_background: bool,
         callbacks: Sequence[Callable[..., object]] = (),
         failed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -60,7 +63,8 @@ class SaveJob:
         self._name = name
         self._held = held
         self._facts = facts
-        self._device = device
+        self._staging = staging
+        self._in_background = in_background
         self._callbacks = callbacks
         self._failed = failed
 
@@ -92,10 +96,10 @@ class SaveJob:
         pending = self._store.begin(self._name)
         try:
             began = time.perf_counter()
-            tensors = self._held.write(pending.prefix, self._device)
+            written = self._held.write(pending.prefix, self._staging, in_background=self._in_background)
             with open(pending.prefix + ".index", "rb") as index:
                 checksum = crc32c(index.read())
-            seconds = {**self._facts["seconds"], "written": time.perf_counter() - began}
+            seconds = {**self._facts["seconds"], "staged": written.staged_secs, "written": time.perf_counter() - began}
             manifest = Manifest(
                 name=self._name,
                 sequence=self._ledger.next_sequence,
@@ -105,7 +109,12 @@ class SaveJob:
                 run_id=self._ledger.run_id,
                 best=self._best_so_far(),
                 versions={"tensorflow": tf.__version__, "keras": keras.__version__},
-                tensors=tensors,
+                tensors=tuple(
+                    TensorInfo(
+                        entry.key, entry.dtype, entry.shape, 0 if entry.dtype in OF_ANY_LENGTH else entry.size_bytes
+                    )
+                    for entry in written.entries
+                ),
                 **{**self._facts, "seconds": seconds},
             )
             return self._store.commit(pending, manifest)

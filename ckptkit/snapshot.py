@@ -2,7 +2,7 @@
 
     graph = CheckpointGraph(checkpoint)         # of a tf.train.Checkpoint
     held = graph.take()                         # microseconds a variable: nothing is copied
-    infos = held.write("run/ckpt-1")            # any thread, any time later: the values of the moment of take()
+    held.write("run/ckpt-1", buffers)           # any thread, any time later: the values of the moment of take()
     restoring.restore(graph, "run/ckpt-1")      # reads and checks everything first, assigns after
 
 Reading a resource variable returns a tensor that shares the variable's buffer, and an update op that finds the buffer
@@ -15,7 +15,8 @@ described by a second object graph. TensorFlow's own graph stays as TensorFlow w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,22 +25,23 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.checkpoint import checkpoint as tf_checkpoint
-from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util
+from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util, util
 from tensorflow.python.checkpoint import restore as tf_restore
-from tensorflow.python.eager import context
+from tensorflow.python.eager import context, execute
 from tensorflow.python.ops import resource_variable_ops, stateful_random_ops
 from tensorflow.python.trackable import base
 from tensorflow.python.training.saving import saveable_object, saveable_object_util
 
 from ckptkit.errors import CheckpointDamagedError, CheckpointError
-from ckptkit.records import TensorInfo
-from ckptkit.replicas import common_key, is_distributed, name_of, replicas_of
+from ckptkit.graph_watch import GraphWatch
+from ckptkit.held import Held, HeldValue
+from ckptkit.reading import CheckpointFile
+from ckptkit.replicas import is_distributed, name_of, replicas_of
 from ckptkit.untracked import untracked
 
 __all__ = [
     "ADDITION",
     "CheckpointGraph",
-    "Held",
     "ObjectGraph",
     "assign",
     "captures_dataset",
@@ -49,13 +51,11 @@ __all__ = [
     "is_seeded",
     "is_variable",
     "obstacle_of",
-    "open_reader",
     "pick_up_iterator",
     "plain_keys",
     "put_down_iterator",
     "read_extras",
     "read_graph",
-    "read_tensors",
     "resource_variable",
     "set_eager_random_state",
     "shuffles_in",
@@ -74,34 +74,12 @@ ObjectGraph: TypeAlias = Any
 _new_graph = trackable_object_graph_pb2.TrackableObjectGraph
 
 
-@dataclass(frozen=True)
-class Held:
-    """A consistent view of all values at one moment; it costs memory only for what changes while it is held."""
-
-    keys: tuple[str, ...]
-    slices: tuple[str, ...]
-    tensors: tuple[tf.Tensor, ...]
-
-    def write(self, prefix: str, device: str | None = None) -> tuple[TensorInfo, ...]:
-        """Write a standard TensorFlow checkpoint at ``prefix`` and return its table of tensors."""
-        common = dict(zip(self.keys, self.tensors))
-        rows = [row for row in zip(self.keys, self.slices, self.tensors) if not _is_common(row[0], row[2], common)]
-        keys, slices, tensors = zip(*rows)
-        with tf.device(device or "cpu:0"):
-            tf.raw_ops.SaveV2(prefix=prefix, tensor_names=keys, shape_and_slices=slices, tensors=list(tensors))
-        return tuple(
-            TensorInfo(
-                key, tensor.dtype.name, tuple(tensor.shape), int(tensor.shape.num_elements()) * tensor.dtype.size
-            )
-            for key, tensor in zip(keys, tensors)
-        )
-
-
 class CheckpointGraph:
     """The objects that a ``tf.train.Checkpoint`` reaches, and those that it should."""
 
     def __init__(self, checkpoint: tf.train.Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self._plan: _Plan | None = None
         if not isinstance(checkpoint._saver, _WholeSaver):
             checkpoint._saver = _WholeSaver(checkpoint._saver._graph_view)
 
@@ -116,21 +94,41 @@ class CheckpointGraph:
 
     def take(self, extras: Mapping[str, Any] | None = None) -> Held:
         """Hold every value as it is now, and ``extras`` (bytes, arrays or tensors by name) with them."""
-        serialized, _, registered, whole = save_util.serialize_graph_view(self.view)
+        values = self._plan.values() if self._plan is not None and self._plan.watch.is_unchanged() else None
+        if values is None:
+            self._plan = None  # should collecting fail, it is tried again
+            self._plan, values = self._collect()
+        with tf.device("cpu:0"):
+            values.extend(
+                HeldValue(EXTRA + name, "", tf.convert_to_tensor(value)) for name, value in (extras or {}).items()
+            )
+        return Held(values)
+
+    def _collect(self) -> tuple[_Plan, list[HeldValue]]:
+        view = self.view
+        data, node_ids = save_util._gather_trackable_data(view, None)
+        tensors, states, registered = save_util._split_trackables(data)
         if registered:
             raise CheckpointError(
                 f"cannot save objects with a saver of their own ({', '.join(sorted(registered))}): it writes files "
                 "that cannot be committed together with the rest. Save them with tf.train.Checkpoint."
             )
-        rows = [(key, slice_spec, tensor) for key, slice_spec, tensor in _read(serialized)]
-        with tf.device("cpu:0"):
-            plain = _without_addition(whole)
-            rows.append((GRAPH_KEY, "", tf.constant(plain.SerializeToString())))
-            if len(plain.nodes) != len(whole.nodes):
-                rows.append((WHOLE_GRAPH_KEY, "", tf.constant(whole.SerializeToString())))
-            rows.extend((EXTRA + name, "", tf.convert_to_tensor(value)) for name, value in (extras or {}).items())
-        keys, slices, tensors = zip(*rows)
-        return Held(keys, slices, tensors)
+        whole = save_util._fill_object_graph_proto(data)
+        savables = [*tensors, *states]
+        serialized = save_util._get_and_write_tensors_to_serialize(savables, node_ids, None, None, whole)
+        util.add_checkpoint_values_check(whole)
+        plain = {id(owner): key for owner, key in _plain_variables(serialized)}
+        others = [each for each in savables if id(each.trackable) not in plain]
+        objects = [each.trackable for each in data if not isinstance(each.trackable, _Addition)]
+        plan = _Plan(
+            GraphWatch(objects, view.children),
+            _reads([(each.trackable, plain[id(each.trackable)]) for each in savables if id(each.trackable) in plain]),
+            tuple(others),
+            _attributes_of(others, whole),
+            node_ids,
+            _graph_values(whole),
+        )
+        return plan, plan.together([row for row in serialized.items() if id(_owner(row[0])) not in plain])
 
     def variables(self) -> list[tuple[Any, tf.Tensor]]:
         """Return every variable with its value, held as it is now; of a distributed one, those of its replicas."""
@@ -152,16 +150,69 @@ class CheckpointGraph:
         return _coordinate(self.view, prefix, graph)
 
 
-def read_graph(prefix: str) -> ObjectGraph:
+@dataclass(frozen=True)
+class _Read:
+    """Plain variables of one device: their keys, and the arguments of the op that reads them all at once."""
+
+    device: str
+    keys: tuple[str, ...]
+    handles: tuple[tf.Tensor, ...]
+    attributes: tuple[Any, ...]
+
+    def values(self) -> Iterator[HeldValue]:
+        with tf.device(self.device):  # their own: the copy to the host is the writer's work
+            tensors = execute.execute(
+                b"_ReadVariablesOp", len(self.handles), list(self.handles), self.attributes, context.context()
+            )
+        return map(HeldValue, self.keys, itertools.repeat(""), tensors)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to hold the values of an object graph, for as long as it is the one that was collected.
+
+    Attributes:
+        watch: Tells whether it is.
+        reads: The plain variables.
+        others: TensorFlow's description of what is asked for its values each time anew.
+        attributes: What the graph says of the values of these.
+        node_ids: Numbers of all objects, as TensorFlow wants them.
+        graph: The graph itself, as it goes into the file.
+    """
+
+    watch: GraphWatch
+    reads: tuple[_Read, ...]
+    others: tuple[Any, ...]
+    attributes: tuple[bytes, ...]
+    node_ids: Any
+    graph: tuple[HeldValue, ...]
+
+    def values(self) -> list[HeldValue] | None:
+        """Return all values; None if some object does not have those any more that the graph tells of."""
+        if not self.others:
+            return self.together(())
+        graph = _new_graph(nodes=[_new_graph.TrackableObject()] * len(self.node_ids))
+        serialized = save_util._get_and_write_tensors_to_serialize(self.others, self.node_ids, None, None, graph)
+        return self.together(serialized.items()) if _attributes_of(self.others, graph) == self.attributes else None
+
+    def together(self, serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> list[HeldValue]:
+        """Return all values, given TensorFlow's table of those of the others."""
+        values = [value for read in self.reads for value in read.values()]
+        values.extend(_read(serialized))
+        values.extend(self.graph)
+        return values
+
+
+def read_graph(file: CheckpointFile) -> ObjectGraph:
     """Return the whole object graph of a checkpoint; None for one that TF 1's Saver wrote, which has none."""
-    reader = open_reader(prefix)
-    for key in (WHOLE_GRAPH_KEY, GRAPH_KEY):
-        if reader.has_tensor(key):
-            try:
-                return _new_graph.FromString(reader.get_tensor(key))
-            except (tf.errors.OpError, ValueError, RuntimeError, IndexError, DecodeError) as error:
-                raise CheckpointDamagedError(f"checkpoint {prefix} is damaged: {error}") from error
-    return None
+    key = next((key for key in (WHOLE_GRAPH_KEY, GRAPH_KEY) if key in file.types), None)
+    if key is None:
+        return None
+    content = file.read([key])[key]
+    try:
+        return _new_graph.FromString(content.numpy())
+    except (DecodeError, TypeError) as error:
+        raise CheckpointDamagedError(f"checkpoint {file.prefix} is damaged: {error}") from error
 
 
 def plain_keys(graph: ObjectGraph) -> set[str]:
@@ -174,39 +225,10 @@ def copy_graph(graph: ObjectGraph) -> ObjectGraph:
     return _new_graph.FromString(graph.SerializeToString())
 
 
-def open_reader(prefix: str) -> Any:
-    """Open a checkpoint for reading.
-
-    Raises:
-        CheckpointDamagedError: Its index cannot be read.
-    """
-    try:
-        return tf.train.load_checkpoint(prefix)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise CheckpointDamagedError(f"checkpoint {prefix} cannot be read: {error}") from error
-
-
-def read_tensors(prefix: str, keys: list[str], types: Mapping[str, tf.DType]) -> dict[str, tf.Tensor]:
-    """Read tensors by key, each checked against its checksum.
-
-    Raises:
-        CheckpointDamagedError: One of them is not what was written.
-    """
-    try:
-        with tf.device("cpu:0"):
-            values = tf.raw_ops.RestoreV2(
-                prefix=prefix, tensor_names=keys, shape_and_slices=[""] * len(keys), dtypes=[types[k] for k in keys]
-            )
-    except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointDamagedError(f"checkpoint {prefix} is damaged: {error}") from error
-    return dict(zip(keys, values))
-
-
-def read_extras(prefix: str) -> dict[str, tf.Tensor]:
+def read_extras(file: CheckpointFile) -> dict[str, tf.Tensor]:
     """Return what was saved beside the objects, as tensors on the host, by name."""
-    types = open_reader(prefix).get_variable_to_dtype_map()
-    keys = sorted(key for key in types if key.startswith(EXTRA))
-    return {key[len(EXTRA) :]: value for key, value in (read_tensors(prefix, keys, types) if keys else {}).items()}
+    keys = sorted(key for key in file.types if key.startswith(EXTRA))
+    return {key[len(EXTRA) :]: value for key, value in file.read(keys).items()}
 
 
 def resource_variable(trackable: Any) -> tf.Variable | None:
@@ -342,39 +364,88 @@ class _WholeSaver(tf_checkpoint.TrackableSaver):
 
     def restore(self, save_path: Any, options: Any = None) -> Any:
         status = super().restore(save_path, options)
-        if self.complete is not None and save_path is not None and open_reader(save_path).has_tensor(WHOLE_GRAPH_KEY):
+        if self.complete is not None and save_path is not None and _has_more(save_path):
             done = status._checkpoint
             nodes = done.object_graph_proto.nodes
             self.complete(save_path, {key for number in list(done.object_by_proto_id) for key in _keys(nodes[number])})
         return status
 
 
+def _has_more(prefix: str) -> bool:
+    with CheckpointFile(prefix) as file:
+        return WHOLE_GRAPH_KEY in file.types
+
+
 def _keys(node: Any) -> list[str]:
     return [attribute.checkpoint_key for attribute in node.attributes]
 
 
-def _read(serialized: Mapping[Any, Mapping[str, Any]]) -> Iterator[tuple[str, str, tf.Tensor]]:
-    for trackable, tensors in serialized.items():
-        is_wrapped = isinstance(trackable, saveable_object_util.SaveableCompatibilityConverter)
-        variable, replicas = resource_variable(trackable), replicas_of(trackable.obj if is_wrapped else trackable)
+def _plain_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
+    """Yield each variable that can be read with the others in one go, and its key."""
+    for each, tensors in serialized.items():
+        owner = _owner(each)
+        variable = resource_variable(owner)
+        # Only the uninitialized kind can be without a value in eager mode.
+        is_plain = variable is not None and not is_distributed(owner)
+        if is_plain and not isinstance(variable, resource_variable_ops.UninitializedVariable) and len(tensors) == 1:
+            key, value = next(iter(tensors.items()))
+            if not isinstance(value, dict):
+                yield owner, key
+
+
+def _reads(variables: Iterable[tuple[Any, str]]) -> tuple[_Read, ...]:
+    by_device: dict[str, list[tuple[tf.Variable, str]]] = {}
+    for owner, key in variables:
+        variable = resource_variable(owner)
+        assert variable is not None
+        by_device.setdefault(variable.device, []).append((variable, key))
+    return tuple(
+        _Read(
+            device,
+            tuple(key for _, key in found),
+            tuple(variable.handle for variable, _ in found),
+            ("N", len(found), "dtypes", [variable.dtype.as_datatype_enum for variable, _ in found]),
+        )
+        for device, found in by_device.items()
+    )
+
+
+def _graph_values(whole: ObjectGraph) -> tuple[HeldValue, ...]:
+    plain = _without_addition(whole)
+    with tf.device("cpu:0"):
+        values = [HeldValue(GRAPH_KEY, "", tf.constant(plain.SerializeToString()))]
+        if len(plain.nodes) != len(whole.nodes):
+            values.append(HeldValue(WHOLE_GRAPH_KEY, "", tf.constant(whole.SerializeToString())))
+    return tuple(values)
+
+
+def _attributes_of(trackables: Iterable[Any], graph: ObjectGraph) -> tuple[bytes, ...]:
+    """Return what a graph says of the values of some objects."""
+    nodes = [graph.nodes[each.node_id] for each in trackables]
+    return tuple(attribute.SerializeToString() for node in nodes for attribute in node.attributes)
+
+
+def _owner(serialized: Any) -> Any:
+    """Return the object that a key of TensorFlow's table of values stands for."""
+    is_wrapped = isinstance(serialized, saveable_object_util.SaveableCompatibilityConverter)
+    return serialized.obj if is_wrapped else serialized
+
+
+def _read(serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[HeldValue]:
+    for each, tensors in serialized:
+        variable, replicas = resource_variable(each), replicas_of(_owner(each))
         for key, value in tensors.items():
             for slice_spec, item in (value if isinstance(value, dict) else {"": value}).items():
                 tensor = _hold(variable, item)
                 if tensor is not None:
-                    yield key, slice_spec, tensor
+                    yield HeldValue(key, slice_spec, tensor)
             for number, replica in enumerate(replicas):
-                yield name_of(key, number, len(replicas)), "", _hold(replica, None)
-
-
-def _is_common(name: str, value: tf.Tensor, common: Mapping[str, tf.Tensor]) -> bool:
-    """Say whether a replica's value has the bytes of the common one."""
-    key = common_key(name)
-    return key is not None and value.numpy().tobytes() == common[key].numpy().tobytes()
+                yield HeldValue(name_of(key, number, len(replicas)), "", _hold(replica, None))
 
 
 def _hold(variable: tf.Variable | None, item: Any) -> tf.Tensor | None:
     if variable is not None and not is_distributed(variable):
-        with tf.device(variable.device):  # on its own device: the copy to the host is the writer's work
+        with tf.device(variable.device):
             return None if _is_empty(variable) else variable.read_value_no_copy()
     if isinstance(item, saveable_object.SaveSpec):
         with tf.device(item.device):
@@ -443,7 +514,7 @@ def _mark_values(graph: ObjectGraph) -> None:
 
 def _coordinate(view: graph_view.ObjectGraphView, prefix: str, graph: ObjectGraph) -> Any:
     _mark_values(graph)
-    reader = open_reader(prefix)
+    reader = tf.train.load_checkpoint(prefix)
     with tf.device("cpu:0"):
         prefix_tensor = tf.constant(prefix)
     coordinator = tf_checkpoint._CheckpointRestoreCoordinator(

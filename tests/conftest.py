@@ -28,7 +28,7 @@ def run_child():
 @pytest.fixture
 def gate(monkeypatch):
     """Return an event; nothing is written before the test sets it."""
-    from ckptkit.snapshot import Held
+    from ckptkit.held import Held
 
     opened, write = threading.Event(), Held.write
 

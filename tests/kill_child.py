@@ -13,7 +13,7 @@ import traceback
 
 import tensorflow as tf
 
-from ckptkit import snapshot
+from ckptkit.held import Held
 from ckptkit.listing import DirectoryReader
 from ckptkit.manager import CheckpointManager
 
@@ -28,7 +28,8 @@ OPERATIONS = (
     (os, "link"),
     (shutil, "rmtree"),
     (builtins, "open"),
-    (snapshot.Held, "write"),
+    (os, "pwrite"),
+    (Held, "write"),
 )
 BEFORE = 3  # saves that are committed when the one that dies begins
 

@@ -25,17 +25,19 @@ FLOORS = [
     {
         "bundle_protos",
         "checksums",
+        "data_file",
         "combinators",
         "dtypes",
         "durability",
         "lock",
         "records",
         "slices",
+        "staging",
         "state_file",
         "varint",
     },
     {"listing", "mismatch", "policies", "preservation", "string_tensors", "table", "writer"},
-    {"bundle_index", "ledger", "store"},
+    {"bundle_index", "ledger", "shard_stream", "store"},
     {
         "bundle",
         "bundle_writer",
@@ -47,7 +49,8 @@ FLOORS = [
         "finding",
     },
     # Keras and TensorFlow from here on.
-    {"export.state", "replicas", "untracked"},
+    {"export.state", "graph_watch", "reading", "replicas", "untracked"},
+    {"held"},
     {"snapshot"},
     {
         "callback_state",

@@ -1,0 +1,152 @@
+"""Whether the objects below a checkpoint are still those that were collected, asked in microseconds a variable.
+
+    watch = GraphWatch(objects, children_of)    # of everything that was reached
+    watch.is_unchanged()                        # False: a layer was added, an optimizer built, a list has grown
+
+Collecting an object graph is the dear part of a save, 0.1 ms a variable, and it comes out the same nearly every time.
+What it is made of is cheap to compare: the attributes of Keras objects by identity, lists and dicts in them by their
+items, and the children that TensorFlow names for everything else. Nothing that is compared can have gone and left its
+place in memory to something new, because the watch holds it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__ = ["GraphWatch"]
+
+# Whose attributes lead on: to layers and variables, or like a metric to what comes into being at the first step.
+_OWNERS = (
+    keras.layers.Layer,
+    keras.optimizers.Optimizer,
+    keras.metrics.Metric,
+    keras.losses.Loss,
+    keras.random.SeedGenerator,
+)
+_VARIABLES = (keras.Variable, tf.Variable)
+_TRACKABLE = tf.__internal__.tracking.Trackable
+_COMPUTED = ("variables", "metrics_variables", "metrics", "weights")
+
+
+class GraphWatch:
+    """Remembers what an object graph was collected from.
+
+    Args:
+        objects: Everything that was reached; variables among them.
+        children_of: Returns an object's TensorFlow children by name.
+    """
+
+    def __init__(self, objects: Iterable[Any], children_of: Callable[[Any], Mapping[str, Any]]) -> None:
+        self._children_of = children_of
+        objects = list(objects)
+        self._values = [(item, item.value) for item in objects if isinstance(item, keras.Variable)]
+        self._tracked: list[tuple[Any, list[str], list[Any]]] = []
+        self._owners: list[tuple[Any, list[Any]]] = []
+        self._computed: list[tuple[Any, str, list[Any]]] = []
+        seen: set[int] = set()
+        for item in objects:  # grows: what an attribute leads to has attributes of its own
+            if id(item) in seen or isinstance(item, _VARIABLES):
+                continue
+            seen.add(id(item))
+            if isinstance(item, _OWNERS):
+                attributes = _attributes(item)
+                self._owners.append((item, attributes))
+                self._computed.extend((item, name, _computed(item, name)) for name in _overridden(type(item)))
+                objects.extend(found for found in attributes if isinstance(found, _OWNERS))
+            else:
+                self._tracked.append((item, *self._tracked_by(item)))
+
+    def is_unchanged(self) -> bool:
+        """Say whether the same objects would be collected again. When in doubt they are said to have changed."""
+        return (
+            all(item.value is value for item, value in self._values)
+            and all(_same(_attributes(owner), before) for owner, before in self._owners)
+            and all(self._has(item, names, before) for item, names, before in self._tracked)
+            and all(_same(_computed(owner, name), before) for owner, name, before in self._computed)
+        )
+
+    def _has(self, item: Any, names: list[str], before: list[Any]) -> bool:
+        now, children = self._tracked_by(item)
+        return now == names and _same(children, before)
+
+    def _tracked_by(self, item: Any) -> tuple[list[str], list[Any]]:
+        children = self._children_of(item)
+        # Slots of optimizers that are not Keras 3's are no children.
+        slots = _attributes(item) if hasattr(item, "_create_or_restore_slot_variable") else []
+        return list(children), [*children.values(), *slots]
+
+
+def _same(now: list[Any], before: list[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+def _attributes(owner: Any) -> list[Any]:
+    """Return the names of an object's attributes and, in them, in lists and in dicts, what could be saved."""
+    attributes = vars(owner)
+    found: list[Any] = []
+    for name, value in attributes.items():
+        look = _LOOK[type(value)]
+        if look is not None and name not in _PASSING:
+            found.append(name)
+            look(value, found)
+    return found
+
+
+def _take(value: Any, found: list[Any]) -> None:
+    found.append(value)
+
+
+def _look_into_items(values: Iterable[Any], found: list[Any]) -> None:
+    for value in values:
+        look = _LOOK[type(value)]
+        if look is not None:
+            look(value, found)
+    found.append(_END)  # ([a], b) is not (a, [b])
+
+
+def _look_into_dict(values: Mapping[Any, Any], found: list[Any]) -> None:
+    for key, value in values.items():
+        look = _LOOK[type(value)]
+        if look is not None:
+            found.append(key)
+            look(value, found)
+    found.append(_END)
+
+
+def _overridden(kind: type[Any]) -> list[str]:
+    """Return which properties, that Keras computes from attributes, a class of the user's computes in its own way."""
+    return [name for name in _COMPUTED if not _is_keras(getattr(kind, name, None))]
+
+
+def _is_keras(member: Any) -> bool:
+    function = getattr(member, "fget", None)
+    return function is None or function.__module__.partition(".")[0] == "keras"
+
+
+def _computed(owner: Any, name: str) -> list[Any]:
+    return list(getattr(owner, name))
+
+
+class _Looks(dict[type[Any], Any]):
+    """How to look at a value, by its type; None for what leads to nothing that could be saved."""
+
+    def __missing__(self, kind: type[Any]) -> Any:
+        if issubclass(kind, (*_OWNERS, *_VARIABLES, _TRACKABLE)):
+            look: Any = _take
+        elif issubclass(kind, dict):
+            look = _look_into_dict
+        else:
+            look = _look_into_items if issubclass(kind, (list, tuple)) else None
+        self[kind] = look
+        return look
+
+
+_LOOK = _Looks()
+_END = object()
+# Losses of the last call; and TensorFlow's list of children, which it has by name as well.
+_PASSING = frozenset({"_losses", "_self_unconditional_checkpoint_dependencies", "_inbound_nodes", "_outbound_nodes"})

@@ -1,0 +1,162 @@
+"""Values that are held as they were at one moment, and their way from there into a file.
+
+    held = graph.take()                         # see ``snapshot.py``: nothing is copied
+    held.write("run/ckpt-1", staging)           # in the background
+
+What is held costs memory as soon as the training updates it: TensorFlow then writes to a fresh buffer instead. So each
+value is staged, copied into warm memory, and let go at once. What is let go before the next update is never copied by
+TensorFlow; what is not is still right. On an accelerator staging is the copy to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+from ckptkit.bundle_index import Entry
+from ckptkit.bundle_writer import BundleWriter
+from ckptkit.replicas import common_key
+from ckptkit.staging import StagingBuffers
+
+__all__ = ["Held", "HeldValue", "Staging", "Written"]
+
+_LARGE = 1 << 20  # bytes of a tensor that it pays to look at by itself
+_MOST = 1.2  # extra memory that a save may cost, as a share of the state
+_LEAST = 0.2  # of it that is used in any case
+
+
+@dataclass(frozen=True)
+class HeldValue:
+    """One value: its key, which part of a sliced variable it is ("" for all of it), and the tensor."""
+
+    key: str
+    slice_spec: str
+    tensor: tf.Tensor
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the elements; 0 of strings and variants, which tell no size."""
+        return int(self.tensor.shape.num_elements()) * int(self.tensor.dtype.size)
+
+    def address(self) -> int | None:
+        """Return where on the host the elements lie, None if they lie elsewhere."""
+        if not _is_on_host(self.tensor):
+            return None
+        return int(self.tensor.__array__().__array_interface__["data"][0])
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the rows of the index, and the seconds that copying took."""
+
+    entries: tuple[Entry, ...]
+    staged_secs: float
+
+
+class Staging:
+    """Warm memory for saves, and as much of it as pays.
+
+    Staging pays for steps that update their variables in place, once nobody holds them. Others put a new buffer in the
+    place of the old one all the same: XLA decides so when a step begins, and a step shorter than the staging comes
+    before it. For these, what is held *is* the copy, and one more would only cost memory. Which kind of steps there are
+    is seen in the addresses of the large values: between two saves they have changed or not.
+    """
+
+    def __init__(self) -> None:
+        self.buffers = StagingBuffers()
+        self._moved = 1.0  # share of the state that was found elsewhere the last time; at first the worst
+        self._addresses: dict[str, int] = {}
+
+    def limit_bytes(self, values: Sequence[HeldValue]) -> int:
+        """Return how many bytes to stage ahead of the disk, seeing where the values lie now."""
+        state = sum(value.size_bytes for value in values)
+        large = {value.key: value for value in values if value.size_bytes >= _LARGE}
+        addresses = {key: at for key, value in large.items() if (at := value.address()) is not None}
+        known = addresses.keys() & self._addresses.keys()
+        if known:
+            moved = sum(large[key].size_bytes for key in known if addresses[key] != self._addresses[key])
+            self._moved = moved / sum(large[key].size_bytes for key in known)
+        self._addresses = addresses
+        share = min(1.0, max(_LEAST, _MOST - self._moved)) if addresses else 1.0
+        self.buffers.trim(int(share * state))
+        return int(share * state)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.buffers.close()
+
+
+class Held:
+    """A consistent view of all values at one moment; it is used up by writing it."""
+
+    def __init__(self, values: Sequence[HeldValue]) -> None:
+        self._values = list(values)
+
+    def write(self, prefix: str, staging: Staging | None = None, *, in_background: bool = False) -> Written:
+        """Write a standard TensorFlow checkpoint at ``prefix``.
+
+        Args:
+            prefix: Path stem; nothing is there under that name.
+            staging: Memory to go through, None for some of its own.
+            in_background: Whether training goes on meanwhile, so that it pays to let go of the values early.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        staging = staging or Staging()
+        limit = staging.limit_bytes(self._values) if in_background else None
+        with BundleWriter(prefix, staging.buffers, limit_bytes=limit) as writer:
+            for value in self._drain():
+                _add(writer, value)
+        return Written(writer.entries, writer.staged_secs)
+
+    def _drain(self) -> Iterator[HeldValue]:
+        """Give out one value after another, and hold it no longer."""
+        self._drop_common()
+        self._values.reverse()
+        while self._values:
+            yield self._values.pop()
+
+    def _drop_common(self) -> None:
+        """Let go of each replica's value that has the bytes of the common one."""
+        common = {value.key: value.tensor for value in self._values}
+        self._values = [value for value in self._values if not _is_common(value, common)]
+
+
+def _add(writer: BundleWriter, value: HeldValue) -> None:
+    name = value.tensor.dtype.name
+    writer.add(value.key, _array(value.tensor), value.slice_spec, dtype=name)
+
+
+def _array(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor's elements; on the host they are not copied."""
+    if tensor.dtype == tf.variant:
+        proto = TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
+        elements = [element.SerializeToString() for element in proto.variant_val]
+        return _objects(elements).reshape(tensor.shape)
+    if not _is_on_host(tensor):
+        with tf.device("cpu:0"):
+            tensor = tf.identity(tensor)
+    if tensor.dtype == tf.string:
+        return np.asarray(tensor.__array__(), object)
+    return np.asarray(tensor.__array__())
+
+
+def _objects(elements: Sequence[bytes]) -> np.ndarray[Any, Any]:
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array
+
+
+def _is_on_host(tensor: tf.Tensor) -> bool:
+    return str(tensor.device).endswith("CPU:0")
+
+
+def _is_common(value: HeldValue, common: Mapping[str, tf.Tensor]) -> bool:
+    key = common_key(value.key)
+    return key is not None and value.tensor.numpy().tobytes() == common[key].numpy().tobytes()
