@@ -118,7 +118,7 @@ class CheckpointGraph:
         serialized = save_util._get_and_write_tensors_to_serialize(savables, node_ids, None, None, whole)
         util.add_checkpoint_values_check(whole)
         plain = {id(owner): key for owner, key in _plain_variables(serialized)}
-        others = [each for each in savables if id(each.trackable) not in plain]
+        others = [each for each in savables if id(each.trackable) not in plain and _may_have_values(each.trackable)]
         objects = [each.trackable for each in data if not isinstance(each.trackable, _Addition)]
         plan = _Plan(
             GraphWatch(objects, view.children),
@@ -378,6 +378,14 @@ def _has_more(prefix: str) -> bool:
 
 def _keys(node: Any) -> list[str]:
     return [attribute.checkpoint_key for attribute in node.attributes]
+
+
+def _may_have_values(trackable: Any) -> bool:
+    """Say whether an object is of a kind that has values of its own, like a table, and not just children."""
+    return any(
+        getattr(type(trackable), name) is not getattr(base.Trackable, name)
+        for name in ("_serialize_to_tensors", "_gather_saveables_for_checkpoint")
+    )
 
 
 def _plain_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
