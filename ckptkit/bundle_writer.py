@@ -36,7 +36,6 @@ class BundleWriter:
         buffers: Warm memory to go through, None for some of its own.
         limit_bytes: How much of it may be in use at once; None for a little, so that :meth:`add` waits for the disk.
         shards: The number of data shards.
-        alignment: Each tensor begins at a multiple of so many bytes.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class BundleWriter:
         *,
         limit_bytes: int | None = None,
         shards: int = 1,
-        alignment: int = 1,
     ) -> None:
         self.prefix = os.fspath(prefix)
         self._shards = shards
@@ -55,9 +53,7 @@ class BundleWriter:
         with ExitStack() as stack:
             self._streams = [
                 stack.enter_context(
-                    ShardStream(
-                        shard_path(self.prefix, shard, shards), memory, limit_bytes=limit_bytes, alignment=alignment
-                    )
+                    ShardStream(shard_path(self.prefix, shard, shards), memory, limit_bytes=limit_bytes)
                 )
                 for shard in range(shards)
             ]

@@ -10,7 +10,7 @@ TensorFlow; what is not is still right. On an accelerator staging is the copy to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,17 +110,12 @@ class Held:
         """
         staging = staging or Staging()
         limit = staging.limit_bytes(self._values) if in_background else None
-        with BundleWriter(prefix, staging.buffers, limit_bytes=limit) as writer:
-            for value in self._drain():
-                _add(writer, value)
-        return Written(writer.entries, writer.staged_secs)
-
-    def _drain(self) -> Iterator[HeldValue]:
-        """Give out one value after another, and hold it no longer."""
         self._drop_common()
         self._values.reverse()
-        while self._values:
-            yield self._values.pop()
+        with BundleWriter(prefix, staging.buffers, limit_bytes=limit) as writer:
+            while self._values:  # by pop alone: whatever else refers to a value holds it
+                _add(writer, self._values.pop())
+        return Written(writer.entries, writer.staged_secs)
 
     def _drop_common(self) -> None:
         """Let go of each replica's value that has the bytes of the common one."""
