@@ -207,6 +207,8 @@ def test_all_but_memory_runs_end_to_end_and_leaves_nothing_behind(tmp_path):
     everybody = {*contestants.OURS, contestants.CKPTKIT_SYNC, *contestants.PEERS} - left_out
     assert set(told["figures"][0]["samples"]) == everybody | {"floor: memcpy"}
     assert all(len(samples) == 1 for samples in told["figures"][0]["samples"].values())
+    files = {name: told["figures"][0]["notes"][f"files of {name}, bytes"] for name in everybody}
+    assert [name for name, size in files.items() if size < 0.8e6] == [], "somebody did not save it all"
     assert all(figure["targets"] for figure in told["figures"] if figure["name"] != "a batch without a save")
     assert told["machine"]["cores"] > 0
     assert told["versions"]["tensorflow"] is not None

@@ -66,6 +66,12 @@ class Contestant:
     def finish(self):
         """Wait for what is still under way."""
 
+    def saved_bytes(self):
+        """Return the bytes of all files in the directory."""
+        return sum(
+            os.path.getsize(os.path.join(at, name)) for at, _, files in os.walk(self.directory) for name in files
+        )
+
     def clean(self):
         """Delete what was saved, so that no later save pays for it and no dirty page is left to be written."""
         for name in os.listdir(self.directory):
@@ -176,7 +182,7 @@ class Orbax(Hook):
 
     def make(self):
         self.over = threading.Event()
-        self.watcher = None
+        self.watcher = self.error = None
         return keras.callbacks.OrbaxCheckpoint(self.directory, save_freq=1, max_to_keep=None)
 
     def save(self):
@@ -190,6 +196,8 @@ class Orbax(Hook):
         """Wait where nobody is kept: the callback has nothing to ask whether it is done."""
         try:
             self.callback.wait_until_finished()
+        except BaseException as error:  # a thread has nobody to tell; finish() raises it
+            self.error = error
         finally:
             self.over.set()
 
@@ -199,6 +207,8 @@ class Orbax(Hook):
     def finish(self):
         if self.watcher is not None:
             self.watcher.join()
+        if self.error is not None:
+            raise self.error
 
 
 def contestants():

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import keras
@@ -25,15 +26,21 @@ class Gate(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self.arrived_at = time.perf_counter()
-        int(self.model.optimizer.iterations)  # waits for the device
+        wait_for_device(self.model)
         self.arrived.release()
         self.through.acquire()
+
+
+def wait_for_device(model):
+    """Wait until the last step is done: ``fit`` itself does not."""
+    int(model.optimizer.iterations)
 
 
 @dataclass(frozen=True)
 class OnDemand(SavePolicy):
     """Due once after each ``asked.append(True)``; notes when it was asked then."""
 
+    wait: Callable[[], None]
     asked: list = field(default_factory=list)
     asked_at: list = field(default_factory=list)
 
@@ -41,6 +48,7 @@ class OnDemand(SavePolicy):
         if not self.asked:
             return False
         self.asked.clear()
+        self.wait()  # for the step before, which is no part of the save
         self.asked_at.append(time.perf_counter())
         return True
 
@@ -49,7 +57,8 @@ class CkptkitFit(Contestant):
     """``TrainingCheckpoint``: what it does between two batches is the time from its policy's question to the gate."""
 
     def open(self):
-        self.gate, self.policy, self.error = Gate(), OnDemand(), None
+        self.gate, self.error = Gate(), None
+        self.policy = OnDemand(lambda: wait_for_device(self.training.model))
         self.callback = ckptkit.TrainingCheckpoint(self.directory, save_freq=self.policy, max_to_keep=None)
         self.thread = threading.Thread(target=self.fit, daemon=True)
         self.thread.start()

@@ -28,6 +28,7 @@ def saving(folder, options, jit_compile, say):
         rivals = open_all(training, folder, opened, say)
         seen = {name: [] for name in rivals}
         for turn in range(options.rounds + 1):  # the first is a warm-up: first touch of memory is slow
+            copy.memcpy()  # the buffers have been idle for a while
             took = timed(copy.memcpy)
             for name, rival in rivals.items():
                 one = one_save(rival)
@@ -66,12 +67,14 @@ def one_save(rival):
     over = time.perf_counter() if during else came_back
     rival.finish()
     after = [timed(rival.step) for _ in range(STEPS_AROUND)]
+    saved_bytes = rival.saved_bytes()
     rival.clean()
     step = median(before + after)
     return {
         "blocked": came_back - began,
         "window": over - began,
         "step": step,
+        "saved_bytes": saved_bytes,
         "during": during,
         "lost": lost(over - began, len(during), step),
     }
@@ -91,6 +94,7 @@ def figures(seen, memcpy, setting, size_bytes):
     notes |= {
         f"steps during a save of {name}": median(len(one["during"]) for one in each) for name, each in seen.items()
     }
+    notes |= {f"files of {name}, bytes": median(one["saved_bytes"] for one in each) for name, each in seen.items()}
     notes |= {"state, bytes": size_bytes}
     floor = {MEMCPY: memcpy}
     return [
