@@ -32,7 +32,7 @@ class BundleWriter:
     """A checkpoint being written: a tensor after another, and the index at the end.
 
     Args:
-        prefix: Path stem, ``run/ckpt-1``; its folder exists, and nothing is there under that name.
+        prefix: Path stem, ``run/ckpt-1``; its folder exists, and what is there under that name is replaced.
         buffers: Warm memory to go through, None for some of its own.
         limit_bytes: How much of it may be in use at once; None for a little, so that :meth:`add` waits for the disk.
         shards: The number of data shards.
@@ -117,7 +117,7 @@ class BundleWriter:
         self._open.close()
         self._entries = {key: self._checked(entry) for key, entry in self._entries.items()}
         content = encode_index(self._entries.values(), self._shards)
-        with open(f"{self.prefix}.index", "xb") as file:
+        with open(f"{self.prefix}.index", "wb") as file:
             file.write(content)
 
     def _append(self, key: str, name: str, values: np.ndarray[Any, Any], shard: int) -> Entry:

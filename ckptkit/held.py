@@ -101,7 +101,7 @@ class Held:
         """Write a standard TensorFlow checkpoint at ``prefix``.
 
         Args:
-            prefix: Path stem; nothing is there under that name.
+            prefix: Path stem; what is there under that name is replaced.
             staging: Memory to go through, None for some of its own.
             in_background: Whether training goes on meanwhile, so that it pays to let go of the values early.
 

@@ -34,7 +34,7 @@ class ShardStream:
     """A shard being written.
 
     Args:
-        path: Its file; there is nothing yet.
+        path: Its file; what is there is replaced.
         buffers: Where its pieces of memory come from.
         limit_bytes: How much of them may be out at once; never less than a few.
 
