@@ -22,6 +22,7 @@ from ckptkit.bundle_index import Entry
 from ckptkit.bundle_writer import BundleWriter
 from ckptkit.replicas import common_key
 from ckptkit.staging import StagingBuffers
+from ckptkit.varint import decode_varint
 
 __all__ = ["Held", "HeldValue", "Staging", "Written"]
 
@@ -131,9 +132,7 @@ def _add(writer: BundleWriter, value: HeldValue) -> None:
 def _array(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
     """Return a tensor's elements; on the host they are not copied."""
     if tensor.dtype == tf.variant:
-        proto = TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
-        elements = [element.SerializeToString() for element in proto.variant_val]
-        return _objects(elements).reshape(tensor.shape)
+        return _variants(tensor)
     if not _is_on_host(tensor):
         with tf.device("cpu:0"):
             tensor = tf.identity(tensor)
@@ -142,10 +141,15 @@ def _array(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(tensor.__array__())
 
 
-def _objects(elements: Sequence[bytes]) -> np.ndarray[Any, Any]:
-    array = np.empty(len(elements), object)
-    array[:] = elements
-    return array
+def _variants(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
+    """Return the elements of a variant tensor, each as a serialized ``VariantTensorDataProto``."""
+    content = TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy()).tensor_content
+    array, at = np.empty(tensor.shape.num_elements(), object), 0
+    for number in range(array.size):  # all lengths, and all elements behind them
+        array[number], at = decode_varint(content, at)
+    for number, length in enumerate(array):
+        array[number], at = content[at : at + length], at + length
+    return array.reshape(tensor.shape)
 
 
 def _is_on_host(tensor: tf.Tensor) -> bool:

@@ -157,3 +157,19 @@ def test_slices_of_one_variable_are_stored_as_tensorflow_stores_them(tmp_path: P
         str(tmp_path / "x")
     )
     assert tf.train.load_checkpoint(str(tmp_path / "x")).get_tensor("x").tolist() == [[0, 0]] + [[1, 1]] * 3
+
+
+def test_the_position_of_an_iterator_is_stored_as_tensorflow_stores_it(tmp_path: Path) -> None:
+    iterator = iter(tf.data.Dataset.range(50).shuffle(10))
+    for _ in range(7):
+        next(iterator)
+    checkpoint = tf.train.Checkpoint(iterator=iterator)
+    CheckpointGraph(checkpoint).take().write(str(tmp_path / "ours"))
+    checkpoint.write(str(tmp_path / "theirs"))
+    with Bundle(tmp_path / "ours") as ours, Bundle(tmp_path / "theirs") as theirs:
+        (key,) = (key for key, entry in theirs.entries.items() if entry.dtype == "variant")
+        assert ours.read(key).tolist() == theirs.read(key).tolist()
+    rest = [int(each) for each in iterator]
+    again = iter(tf.data.Dataset.range(50).shuffle(10))
+    tf.train.Checkpoint(iterator=again).read(str(tmp_path / "ours")).assert_consumed()
+    assert [int(each) for each in again] == rest
