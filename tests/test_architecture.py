@@ -22,7 +22,7 @@ PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
     {"errors"},
-    {"combinators", "durability", "lock", "records", "state_file"},
+    {"combinators", "durability", "lock", "records", "state_file", "stats"},
     {"listing", "mismatch", "policies", "preservation", "writer"},
     {"ledger", "store"},
     {"export", "export.facts", "export.progress", "export.publishing", "export.versions", "finding"},
