@@ -125,12 +125,14 @@ class SaveJob:
     def _clean_up(self) -> None:
         with self._lock:
             # The state file first: whoever reads it while old ones are deleted already sees the new one.
-            self._store.write_state(self._ledger.state_file())
+            written = self._ledger.state_file()
+            self._store.write_state(written)
             superfluous = self._ledger.take_out_superfluous(time.time())
             state = self._ledger.state_file()
-        for record in superfluous:
-            self._store.delete(record)
-        self._store.write_state(state)
+        self._store.delete(*superfluous)
+        # Again, but only now: what is still to be deleted stays listed, or after a crash nothing would manage it.
+        if state != written:
+            self._store.write_state(state)
 
     def _best_so_far(self) -> dict[str, float]:
         policy = self._ledger.best_policy

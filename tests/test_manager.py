@@ -226,3 +226,56 @@ def test_a_save_after_which_the_state_file_cannot_be_written_is_told_from_one_th
     assert manager_of(value, tmp_path).restore().step == 1
     manager.save(2)
     assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-2")
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is written to the state file, and what is deleted, in order."""
+    seen = []
+    write_state, delete = Store.write_state, Store.delete
+
+    def noted_write(self, state):
+        seen.append(list(state.all_model_checkpoint_paths))
+        write_state(self, state)
+
+    def noted_delete(self, *records):
+        seen.extend(f"delete {record.name}" for record in records)
+        delete(self, *records)
+
+    monkeypatch.setattr(Store, "write_state", noted_write)
+    monkeypatch.setattr(Store, "delete", noted_delete)
+    return seen
+
+
+def test_a_save_that_deletes_nothing_writes_the_state_file_once(value, tmp_path, events):
+    manager = manager_of(value, tmp_path, max_to_keep=2)
+    manager.save(1)
+    manager.save(2)
+    assert events == [["ckpt-1"], ["ckpt-1", "ckpt-2"]]
+
+
+def test_what_is_deleted_stays_in_the_state_file_until_it_is_gone(value, tmp_path, events):
+    manager = manager_of(value, tmp_path, max_to_keep=1)
+    manager.save(1)
+    manager.save(2)
+    assert events[1:] == [["ckpt-1", "ckpt-2"], "delete ckpt-1", ["ckpt-2"]]
+
+
+def test_a_checkpoint_that_leaves_the_list_for_its_age_leaves_the_state_file_as_well(value, tmp_path, events):
+    manager = manager_of(value, tmp_path, max_to_keep=1, keep_checkpoint_every_n_hours=1e-9)
+    manager.save(1)
+    manager.save(2)
+    assert events[1:] == [["ckpt-1", "ckpt-2"], ["ckpt-2"]]
+    assert steps(manager) == [1, 2]
+
+
+def test_a_checkpoint_whose_table_of_tensors_is_spoilt_is_found_out_at_the_restore(value, tmp_path, caplog):
+    manager = manager_of(value, tmp_path)
+    manager.save(1)
+    manager.save(2)
+    manifest = tmp_path / "ckpt-2.manifest.json"
+    manifest.write_text(manifest.read_text().replace('"float32"', '"float32'))
+    assert manager_of(value, tmp_path).restore().step == 1
+    assert "manifest of" in caplog.text
+    with pytest.raises(ckptkit.CheckpointDamagedError, match=r"manifest of .*ckpt-2 is damaged"):
+        manager_of(value, tmp_path).restore(2)
