@@ -100,7 +100,7 @@ def show(figures, options, other):
     table.show(
         figures,
         f"{options.state_mb:g} MB of state, {options.rounds} rounds, {machine['cores']} cores, {device}, "
-        f"{machine['file_system']}",
+        f"{machine['file_system']}, load {machine['load_average']:.1f}",
     )
     if options.json:
         text = table.to_json(
