@@ -124,6 +124,11 @@ class SaveRecorder:
         self._totals = SaveStats()
         self._settled: list[SaveCost] = []
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether anybody tells of steps, so that it pays to wait for the next before a save is settled."""
+        return bool(self._boundaries)
+
     def step_boundary(self, now: float) -> None:
         """Say that a step has ended and the next one begins."""
         self._boundaries.append(now - self._blocked)  # nothing else, as a rule: this is in every step's way
