@@ -53,7 +53,7 @@ def parse(arguments):
     parser.add_argument("--only", type=figure_names, default=tuple(EXPERIMENTS), metavar=",".join(EXPERIMENTS))
     parser.add_argument("--jit-compile", choices=("on", "off", "both"), default="both", help="train steps with XLA")
     parser.add_argument("--variables", type=int, default=3000, help="number of small variables")
-    parser.add_argument("--batches", type=int, default=3000, help="batches an epoch without a save")
+    parser.add_argument("--batches", type=int, default=3000, help="batches a round without a save")
     parser.add_argument("--checkpoints", type=int, default=2000, help="number of checkpoints in a directory")
     parser.add_argument("--directory", help="where to make temporary folders, on the disk to be measured")
     parser.add_argument("--json", metavar="FILE", help="also write everything there, raw samples included")
