@@ -61,7 +61,7 @@ class Bundle:
         try:
             with open(_open(f"{self.prefix}.index"), "rb") as file:
                 index = decode_index(file.read(), f"{self.prefix}.index")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointNotFoundError(f"no checkpoint {self.prefix}: it has no index.") from error
         self.entries: Mapping[str, Entry] = index.entries
         self.shards = index.shards
@@ -73,7 +73,7 @@ class Bundle:
         self.close()
 
     def close(self) -> None:
-        """Close the shards; nothing can be read any more."""
+        """Close the shards, once no thread reads from them any more."""
         with self._lock:
             for descriptor, _ in (self._files or {}).values():
                 os.close(descriptor)

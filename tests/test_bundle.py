@@ -19,6 +19,7 @@ from ckptkit.checksums import crc32c
 from ckptkit.dtypes import numpy_dtype
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, UnsupportedBundleError
 from ckptkit.slices import TensorSlice
+from ckptkit.table import decode_table, encode_table
 from tests.bundle_cases import DTYPES, FIXED, files, raw, restore, save, some
 
 SHAPES = [(), (3,), (2, 0), (3, 4, 2)]
@@ -36,6 +37,14 @@ def reencoded(prefix):
     """The index that we would have written for what the one on disk says."""
     with Bundle(prefix) as bundle:
         return encode_index(bundle.entries.values(), bundle.shards)
+
+
+def merge(folder, parts):
+    """Let TensorFlow make the checkpoint x of part-0, part-1, …"""
+    prefixes = [str(folder / f"part-{part}") for part in parts]
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=prefixes, destination_prefix=str(folder / "x"), delete_old_dirs=False
+    )
 
 
 # Each reads what the other wrote -------------------------------------------------------------------------------------
@@ -107,10 +116,7 @@ def test_shards_that_tensorflow_merged_are_read(tmp_path):
     }
     for shard in range(5):
         save(tmp_path / f"part-{shard}", {key: value for key, value in values.items() if key.endswith(f"/{shard}")})
-    parts = [str(tmp_path / f"part-{shard}") for shard in range(5)]
-    tf.raw_ops.MergeV2Checkpoints(
-        checkpoint_prefixes=parts, destination_prefix=str(tmp_path / "x"), delete_old_dirs=False
-    )
+    merge(tmp_path, range(5))
     with Bundle(tmp_path / "x") as bundle:
         assert bundle.shards == 5
         assert {entry.shard for entry in bundle.entries.values()} == {0, 1, 2, 3, 4}
@@ -229,14 +235,12 @@ def test_a_tensor_in_slices_is_the_same_to_both_whole_and_in_part(specs, tmp_pat
 
 
 def test_slices_in_several_shards_that_tensorflow_merged_are_read(tmp_path):
+    save(tmp_path / "part-3", {"other": TABLE})  # so that the table's own entry is of another shard than the first
     for shard, spec in enumerate(ROWS):
         save(tmp_path / f"part-{shard}", {"table": cut(spec)}, [spec])
-    parts = [str(tmp_path / f"part-{shard}") for shard in (1, 0, 2)]
-    tf.raw_ops.MergeV2Checkpoints(
-        checkpoint_prefixes=parts, destination_prefix=str(tmp_path / "x"), delete_old_dirs=False
-    )
+    merge(tmp_path, [3, 1, 0, 2])
     with Bundle(tmp_path / "x") as bundle:
-        assert [stored.entry.shard for stored in bundle.entries["table"].slices] == [0, 1, 2]
+        assert [stored.entry.shard for stored in bundle.entries["table"].slices] == [1, 2, 3]
         assert raw(bundle.read("table")) == raw(TABLE)
     assert reencoded(tmp_path / "x") == files(tmp_path / "x")[".index"]
 
@@ -280,29 +284,22 @@ def test_a_slice_that_was_not_saved_is_told_and_what_was_saved_is_read(tmp_path)
             bundle.read("table", "20 10 0,3:-")
 
 
-def hostile_slices(*texts, shape=(6,)):
-    parts = [TensorSlice.parse(text) for text in texts]
-    entries = [Entry("x", "int8", part.shape_in(shape), size=part.shape_in(shape)[0], checksum=0) for part in parts]
-    return Entry("x", "int8", shape, slices=tuple(map(StoredSlice, parts, entries)))
-
-
-@pytest.mark.parametrize("texts", [["0,4", "3,3"], ["0,4", "2,2"], ["0,3", "1,3", "4,1"], [f"{n},1" for n in range(5)]])
+@pytest.mark.parametrize(
+    "texts",
+    [["0,4"], ["0,4", "2,4"], ["0,4", "2,2"], ["0,3", "1,3"], ["0,2", "3,3"]],
+    ids=["end missing", "twice and whole", "too little and twice", "as many but twice", "gap"],
+)
 def test_slices_that_overlap_or_leave_a_gap_are_damage(texts, tmp_path):
-    (tmp_path / "x.index").write_bytes(encode_index([hostile_slices(*texts)], 1))
+    parts = [TensorSlice.parse(text) for text in texts]
+    sizes = [part.shape_in((6,))[0] for part in parts]
+    entries = [Entry("x", "int8", (size,), size=size, checksum=crc32c(bytes(size))) for size in sizes]
+    whole = Entry("x", "int8", (6,), slices=tuple(map(StoredSlice, parts, entries)))
+    (tmp_path / "x.index").write_bytes(encode_index([whole], 1))
     (tmp_path / "x.data-00000-of-00001").write_bytes(bytes(6))
-    with Bundle(tmp_path / "x") as bundle, pytest.raises(CheckpointDamagedError, match=r"once and whole|has checksum"):
-        bundle.read("x")
-
-
-def test_slices_that_cover_a_value_twice_and_another_never_are_damage(tmp_path):
-    entry = hostile_slices("0,3", "1,3")
-    right = tuple(
-        StoredSlice(each.part, Entry("x", "int8", (3,), size=3, checksum=crc32c(bytes(3)))) for each in entry.slices
-    )
-    (tmp_path / "x.index").write_bytes(encode_index([Entry("x", "int8", (6,), slices=right)], 1))
-    (tmp_path / "x.data-00000-of-00001").write_bytes(bytes(6))
-    with Bundle(tmp_path / "x") as bundle, pytest.raises(CheckpointDamagedError, match="once and whole"):
-        bundle.read("x")
+    with Bundle(tmp_path / "x") as bundle:
+        assert bundle.read("x", "6 0,1").tolist() == [0]
+        with pytest.raises(CheckpointDamagedError, match="does not hold slice - of tensor 'x' once and whole"):
+            bundle.read("x")
 
 
 # Reading into memory -------------------------------------------------------------------------------------------------
@@ -486,9 +483,26 @@ def test_every_flipped_byte_of_an_index_is_seen_or_changes_nothing_that_is_read(
             assert "x.index is damaged: " in str(error)  # noqa: PT017
 
 
-def test_no_index_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointNotFoundError, match=r"no checkpoint .*x: it has no index"):
-        Bundle(tmp_path / "x")
+def test_every_changed_byte_of_a_row_under_a_right_checksum_is_an_error_or_other_tensors(small):
+    path = small.with_name("x.index")
+    rows = decode_table(path.read_bytes(), "x")
+    for number, (key, row) in enumerate(rows):
+        for at in range(len(row)):
+            for value in (0, 0x7F, 0x80, 0xFF, row[at] ^ 1, row[at] ^ 8):
+                changed = [*rows]
+                changed[number] = key, row[:at] + bytes([value]) + row[at + 1 :]
+                path.write_bytes(encode_table(changed))
+                try:
+                    with Bundle(small) as bundle:
+                        assert all(bundle.read(name).shape == entry.shape for name, entry in bundle.entries.items())
+                except (CheckpointDamagedError, UnsupportedBundleError):
+                    continue
+
+
+@pytest.mark.parametrize("name", ["y", "x.index/x"])
+def test_no_index_is_no_checkpoint(name, small):
+    with pytest.raises(CheckpointNotFoundError, match=rf"no checkpoint .*{name}: it has no index"):
+        Bundle(small.parent / name)
 
 
 def test_a_missing_shard_and_one_of_another_number_are_damage(small):
