@@ -26,8 +26,9 @@ from ckptkit.varint import decode_varint
 
 __all__ = ["Held", "HeldValue", "Written"]
 
-# Of the state, how much may be on its way to the disk in the background. More would not pay: a step that updates what
-# is held, and a step compiled by XLA always does, has made a copy by then. With that copy it is 1.2 times the state.
+# Of the state on the host, how much may be on its way to the disk in the background. More would not pay: a step that
+# updates what is held, and a step compiled by XLA always does, has made a copy by then. With that copy it is 1.2 times
+# the state. What a device holds is copied to the host as fast as it goes, for that copy takes the device's memory.
 _ON_ITS_WAY = 0.2
 
 
@@ -70,13 +71,18 @@ class Held:
         Raises:
             OSError: It could not be written.
         """
-        limit = int(_ON_ITS_WAY * sum(value.size_bytes for value in self._values)) if in_background else None
+        limit = self._room() if in_background else None
         self._drop_common()
         self._values.reverse()
         with BundleWriter(prefix, buffers, limit_bytes=limit) as writer:
             while self._values:  # by pop alone: whatever else refers to a value holds it
                 _add(writer, self._values.pop())
         return Written(writer.entries, writer.staged_secs)
+
+    def _room(self) -> int:
+        """Return how many bytes may be on their way to the disk at once."""
+        shares = ((value.size_bytes, _ON_ITS_WAY if _is_on_host(value.tensor) else 1.0) for value in self._values)
+        return int(sum(size_bytes * share for size_bytes, share in shares))
 
     def _drop_common(self) -> None:
         """Let go of each replica's value that has the bytes of the common one."""

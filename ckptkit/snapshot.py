@@ -393,9 +393,7 @@ def _plain_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]
     for each, tensors in serialized.items():
         owner = _owner(each)
         variable = resource_variable(owner)
-        # Only the uninitialized kind can be without a value in eager mode.
-        is_plain = variable is not None and not is_distributed(owner)
-        if is_plain and not isinstance(variable, resource_variable_ops.UninitializedVariable) and len(tensors) == 1:
+        if variable is not None and not is_distributed(owner) and not _is_empty(variable) and len(tensors) == 1:
             key, value = next(iter(tensors.items()))
             if not isinstance(value, dict):
                 yield owner, key
