@@ -74,7 +74,7 @@ def test_writing_uses_the_values_up(tmp_path: Path) -> None:
     assert not held._values
 
 
-@pytest.mark.parametrize(("in_background", "most"), [(True, 6), (False, 4)], ids=["in the background", "in the caller"])
+@pytest.mark.parametrize(("in_background", "most"), [(True, 7), (False, 4)], ids=["in the background", "in the caller"])
 def test_no_more_than_a_part_of_the_state_is_copied_ahead_of_the_disk(
     in_background: bool, most: int, tmp_path: Path
 ) -> None:
