@@ -21,7 +21,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from ckptkit.bundle_index import Entry
 from ckptkit.bundle_writer import BundleWriter
 from ckptkit.replicas import common_key
-from ckptkit.staging import StagingBuffers
+from ckptkit.staging import PIECE_BYTES, StagingBuffers
 from ckptkit.varint import decode_varint
 
 __all__ = ["Held", "HeldValue", "Written"]
@@ -82,7 +82,7 @@ class Held:
     def _room(self) -> int:
         """Return how many bytes may be on their way to the disk at once."""
         shares = ((value.size_bytes, _ON_ITS_WAY if _is_on_host(value.tensor) else 1.0) for value in self._values)
-        return int(sum(size_bytes * share for size_bytes, share in shares))
+        return PIECE_BYTES + int(sum(size_bytes * share for size_bytes, share in shares))  # strings tell no size
 
     def _drop_common(self) -> None:
         """Let go of each replica's value that has the bytes of the common one."""

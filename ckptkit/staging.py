@@ -10,7 +10,6 @@ The first touch of fresh memory costs more than all else in a save, so what was 
 
 from __future__ import annotations
 
-import math
 import mmap
 import threading
 from typing import Any, TypeAlias
@@ -41,7 +40,7 @@ class StagingBuffers:
 
     def take(self, limit_bytes: int) -> Piece:
         """Return a piece; wait first while ``limit_bytes`` or more are out. There is always one to be had."""
-        most = max(1, math.ceil(limit_bytes / PIECE_BYTES))
+        most = max(1, limit_bytes // PIECE_BYTES)
         with self._changed:
             self._changed.wait_for(lambda: self._out < most)
             self._out += 1
