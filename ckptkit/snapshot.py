@@ -121,7 +121,7 @@ class CheckpointGraph:
         others = [each for each in savables if id(each.trackable) not in plain and _may_have_values(each.trackable)]
         objects = [each.trackable for each in data if not isinstance(each.trackable, _Addition)]
         plan = _Plan(
-            GraphWatch(objects, view.children),
+            GraphWatch([self._checkpoint, *objects], view.children),  # with a root of its own it still has a counter
             _reads([(each.trackable, plain[id(each.trackable)]) for each in savables if id(each.trackable) in plain]),
             tuple(others),
             _attributes_of(others, whole),
@@ -382,10 +382,9 @@ def _keys(node: Any) -> list[str]:
 
 def _may_have_values(trackable: Any) -> bool:
     """Say whether an object is of a kind that has values of its own, like a table, and not just children."""
-    return any(
-        getattr(type(trackable), name) is not getattr(base.Trackable, name)
-        for name in ("_serialize_to_tensors", "_gather_saveables_for_checkpoint")
-    )
+    gather = trackable._gather_saveables_for_checkpoint
+    is_usual = getattr(gather, "__func__", None) is base.Trackable._gather_saveables_for_checkpoint
+    return saveable_object_util.trackable_has_serialize_to_tensor(trackable) or not is_usual or bool(gather())
 
 
 def _plain_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
