@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.distribute import sharded_variable
 from tensorflow.python.ops import resource_variable_ops
-from tensorflow.python.training.saving import saveable_object
 
 from ckptkit.snapshot import GRAPH_KEY, WHOLE_GRAPH_KEY, CheckpointGraph
 
@@ -573,7 +572,12 @@ def a_sharded_variable_is_replaced() -> Iterator[Any]:
 def variables_of_replicas_change() -> Iterator[Any]:
     strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
     with strategy.scope():
-        layer, counts = dense(), tf.Variable(1.0, synchronization=tf.VariableSynchronization.ON_READ, aggregation=tf.VariableAggregation.SUM)
+        layer, counts = (
+            dense(),
+            tf.Variable(
+                1.0, synchronization=tf.VariableSynchronization.ON_READ, aggregation=tf.VariableAggregation.SUM
+            ),
+        )
         yield (checkpoint := tf.train.Checkpoint(layer=layer, counts=counts))
         layer.kernel.assign_add(np.ones([3, 2]))
         yield checkpoint
@@ -726,7 +730,8 @@ def a_model_finds_its_layers_in_its_own_way() -> Iterator[Any]:
     class Strange(keras.Model):
         def __init__(self) -> None:
             super().__init__()
-            self.hidden = (lambda found=[dense()]: found,)
+            found = [dense()]
+            self.hidden = (lambda: found,)
 
         def _flatten_layers(self, include_self: bool = True, recursive: bool = True) -> Any:
             yield from super()._flatten_layers(include_self, recursive)
@@ -832,7 +837,9 @@ class Random:
             return list(item)
         if isinstance(item, dict):
             return list(item.values())
-        return [vars(item)[name] for name in "abc" if name in vars(item)] if isinstance(item, (Holder, tf.Module)) else []
+        return (
+            [vars(item)[name] for name in "abc" if name in vars(item)] if isinstance(item, (Holder, tf.Module)) else []
+        )
 
     def new(self, what: int) -> Any:
         leaves = [leaf for place in self.places() for leaf in self.inside(place) if isinstance(leaf, tf.Variable)]
@@ -884,8 +891,14 @@ class Random:
             lambda: setattr(place, name, new),
             lambda: hasattr(place, name) and delattr(place, name),
             lambda: hasattr(place, name) and setattr(place, other, getattr(place, name)),
-            lambda: [leaf.build([None, 3]) for leaf in self.inside(place) if isinstance(leaf, keras.layers.Dense) and not leaf.built],
-            lambda: [leaf.kernel._initialize(np.ones([3, 2])) for leaf in self.inside(place) if hasattr(leaf, "kernel")],
+            lambda: [
+                leaf.build([None, 3])
+                for leaf in self.inside(place)
+                if isinstance(leaf, keras.layers.Dense) and not leaf.built
+            ],
+            lambda: [
+                leaf.kernel._initialize(np.ones([3, 2])) for leaf in self.inside(place) if hasattr(leaf, "kernel")
+            ],
             lambda: isinstance(place, Holder) and place.add_weight(shape=()),
         ]
         changes[how % len(changes)]()
