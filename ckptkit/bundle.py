@@ -21,7 +21,7 @@ import stat
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from ckptkit.dtypes import OF_ANY_LENGTH, bytes_of, numpy_dtype
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, UnsupportedBundleError
 from ckptkit.slices import TensorSlice, overlap, parse_shape_and_slice, within
 from ckptkit.string_tensors import decode_strings, decode_variants
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["Bundle"]
 
@@ -58,7 +61,7 @@ class Bundle:
         try:
             with open(_open(f"{self.prefix}.index"), "rb") as file:
                 index = decode_index(file.read(), f"{self.prefix}.index")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointNotFoundError(f"no checkpoint {self.prefix}: it has no index.") from error
         self.entries: Mapping[str, Entry] = index.entries
         self.shards = index.shards
@@ -70,7 +73,7 @@ class Bundle:
         self.close()
 
     def close(self) -> None:
-        """Close the shards; nothing can be read any more."""
+        """Close the shards, once no thread reads from them any more."""
         with self._lock:
             for descriptor, _ in (self._files or {}).values():
                 os.close(descriptor)
@@ -108,7 +111,7 @@ class Bundle:
         """
         self._shard(entry)
 
-    def read_into(self, entry: Entry, buffer: Array | memoryview) -> None:
+    def read_into(self, entry: Entry, buffer: Array | Buffer) -> None:
         """Read a tensor's bytes from its shard into memory, and check them.
 
         Args:
@@ -144,7 +147,7 @@ class Bundle:
     def _read_objects(self, entry: Entry) -> Array:
         self._shard(entry)
         content = bytearray(entry.size)
-        self._fill(entry, memoryview(content))
+        self._fill(entry, content)
         decode = decode_strings if entry.dtype == "string" else decode_variants
         try:
             values = decode(bytes(content), math.prod(entry.shape), entry.checksum)
@@ -179,11 +182,13 @@ class Bundle:
             f"{len(entry.slices)} slices of {entry.shape}, {there}{', …' if len(entry.slices) > 5 else ''}."
         )
 
-    def _fill(self, entry: Entry, buffer: Array | memoryview) -> int:
+    def _fill(self, entry: Entry, buffer: Array | Buffer) -> int:
         """Read an entry's bytes into memory and return their checksum."""
-        view = bytes_of(buffer) if isinstance(buffer, np.ndarray) else buffer.cast("B") if buffer.nbytes else buffer
+        view = bytes_of(buffer) if isinstance(buffer, np.ndarray) else memoryview(buffer)
         if view.nbytes != entry.size or view.readonly:
-            raise ValueError(f"tensor {entry.key!r} takes {entry.size} writable bytes, got {view!r} of {view.nbytes}.")
+            got = f"{view.nbytes} that are {'not' if view.readonly else 'writable'}"
+            raise ValueError(f"tensor {entry.key!r} takes {entry.size} writable bytes, got {got}.")
+        view = view.cast("B") if view.nbytes else view
         descriptor, at, crc = self._shard(entry), 0, 0
         while at < entry.size:
             done = os.preadv(descriptor, [view[at : at + _BLOCK]], entry.offset + at)

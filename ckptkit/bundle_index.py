@@ -93,6 +93,8 @@ def encode_index(entries: Iterable[Entry], shards: int) -> bytes:
     Raises:
         ValueError: Two entries have the same key, one has none, or an entry does not fit its shape or ``shards``.
     """
+    if shards < 1:
+        raise ValueError(f"a checkpoint has a data shard or more, got {shards}.")
     header = Header(num_shards=shards, endianness=_ENDIANNESS)
     header.version.producer = _VERSION
     rows = {_HEADER_KEY: header.SerializeToString()}
@@ -155,10 +157,12 @@ def _shards(header: Any, file: str) -> int:
             f"cannot read {file}: it comes from a machine with another byte order than this one's, {sys.byteorder}-"
             "endian. TensorFlow reads it: tf.train.load_checkpoint(prefix)."
         )
-    if header.version.min_consumer > _VERSION or _VERSION in header.version.bad_consumers:
+    wanted = header.version
+    if wanted.min_consumer > _VERSION or _VERSION in wanted.bad_consumers:
+        but = " and not 1" if _VERSION in wanted.bad_consumers else ""
         raise UnsupportedBundleError(
-            f"cannot read {file}: it needs a reader of format {header.version.min_consumer}, ckptkit reads "
-            f"{_VERSION}. Read it with the TensorFlow that wrote it."
+            f"cannot read {file}: it needs a reader of format {wanted.min_consumer}{but}, ckptkit reads {_VERSION}. "
+            "Read it with the TensorFlow that wrote it."
         )
     if header.num_shards < 1:
         raise ValueError(f"it claims to have {header.num_shards} data shards")
@@ -166,17 +170,19 @@ def _shards(header: Any, file: str) -> int:
 
 
 def _entries(messages: dict[bytes, Any], shards: int) -> dict[str, Entry]:
-    entries: dict[bytes, Entry] = {}
     parts: set[bytes] = set()
+    entries: dict[bytes, Entry] = {}
     for key, message in messages.items():
         name = key.decode("utf-8", "surrogateescape")
         slices = tuple(_stored_slice(name, proto, messages, parts) for proto in message.slices)
-        entries[key] = entry = _entry(name, message, slices)
-        for each in (entry, *(stored.entry for stored in slices)):
+        entries[key] = _entry(name, message, slices)
+    named = {entry.key: entry for key, entry in entries.items() if key not in parts}
+    for entry in named.values():
+        for each in (entry, *(stored.entry for stored in entry.slices)):
             reason = _why_wrong(each, shards)
             if reason is not None:
-                raise ValueError(f"of tensor {name!r} {reason}")
-    return {entry.key: entry for key, entry in entries.items() if key not in parts}
+                raise ValueError(f"of tensor {entry.key!r} {reason}")
+    return named
 
 
 def _stored_slice(name: str, proto: Any, messages: dict[bytes, Any], parts: set[bytes]) -> StoredSlice:

@@ -32,11 +32,10 @@ class BundleWriter:
     """A checkpoint being written: a tensor after another, and the index at the end.
 
     Args:
-        prefix: Path stem, ``run/ckpt-1``; its folder exists, and nothing is there under that name.
+        prefix: Path stem, ``run/ckpt-1``; its folder exists, and what is there under that name is replaced.
         buffers: Warm memory to go through, None for some of its own.
         limit_bytes: How much of it may be in use at once; None for a little, so that :meth:`add` waits for the disk.
         shards: The number of data shards.
-        alignment: Each tensor begins at a multiple of so many bytes.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class BundleWriter:
         *,
         limit_bytes: int | None = None,
         shards: int = 1,
-        alignment: int = 1,
     ) -> None:
         self.prefix = os.fspath(prefix)
         self._shards = shards
@@ -55,9 +53,7 @@ class BundleWriter:
         with ExitStack() as stack:
             self._streams = [
                 stack.enter_context(
-                    ShardStream(
-                        shard_path(self.prefix, shard, shards), memory, limit_bytes=limit_bytes, alignment=alignment
-                    )
+                    ShardStream(shard_path(self.prefix, shard, shards), memory, limit_bytes=limit_bytes)
                 )
                 for shard in range(shards)
             ]
@@ -121,7 +117,7 @@ class BundleWriter:
         self._open.close()
         self._entries = {key: self._checked(entry) for key, entry in self._entries.items()}
         content = encode_index(self._entries.values(), self._shards)
-        with open(f"{self.prefix}.index", "xb") as file:
+        with open(f"{self.prefix}.index", "wb") as file:
             file.write(content)
 
     def _append(self, key: str, name: str, values: np.ndarray[Any, Any], shard: int) -> Entry:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ckptkit.listing import DirectoryReader, Listing
 from ckptkit.records import CheckpointRecord, finite_json
+from ckptkit.stats import size_text
 
 __all__ = ["main"]
 
@@ -67,7 +68,7 @@ def _row(record: CheckpointRecord, *, newest: bool) -> tuple[str, ...]:
     if record.foreign:
         metrics = "written by plain TensorFlow, unverified"
     name = record.name + (" (latest)" if newest else "")
-    return name, str(record.step), epoch, _age(time.time() - record.created_at), _size(record.size_bytes), metrics
+    return name, str(record.step), epoch, _age(time.time() - record.created_at), size_text(record.size_bytes), metrics
 
 
 def _age(secs: float) -> str:
@@ -75,11 +76,3 @@ def _age(secs: float) -> str:
         if secs >= length:
             return f"{secs / length:.0f} {unit}"
     return f"{max(secs, 0):.0f} s"
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.3g} TB"

@@ -28,12 +28,12 @@ class DataFile:
     """A file being written.
 
     Args:
-        path: Where; there is nothing yet.
+        path: Where; what is there is replaced.
     """
 
     def __init__(self, path: str) -> None:
         self._offset = 0
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
     def __enter__(self) -> DataFile:
         return self

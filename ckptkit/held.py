@@ -10,7 +10,7 @@ TensorFlow; what is not is still right. On an accelerator staging is the copy to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from ckptkit.bundle_index import Entry
 from ckptkit.bundle_writer import BundleWriter
 from ckptkit.replicas import common_key
 from ckptkit.staging import StagingBuffers
+from ckptkit.varint import decode_varint
 
 __all__ = ["Held", "HeldValue", "Staging", "Written"]
 
@@ -101,7 +102,7 @@ class Held:
         """Write a standard TensorFlow checkpoint at ``prefix``.
 
         Args:
-            prefix: Path stem; nothing is there under that name.
+            prefix: Path stem; what is there under that name is replaced.
             staging: Memory to go through, None for some of its own.
             in_background: Whether training goes on meanwhile, so that it pays to let go of the values early.
 
@@ -110,17 +111,12 @@ class Held:
         """
         staging = staging or Staging()
         limit = staging.limit_bytes(self._values) if in_background else None
-        with BundleWriter(prefix, staging.buffers, limit_bytes=limit) as writer:
-            for value in self._drain():
-                _add(writer, value)
-        return Written(writer.entries, writer.staged_secs)
-
-    def _drain(self) -> Iterator[HeldValue]:
-        """Give out one value after another, and hold it no longer."""
         self._drop_common()
         self._values.reverse()
-        while self._values:
-            yield self._values.pop()
+        with BundleWriter(prefix, staging.buffers, limit_bytes=limit) as writer:
+            while self._values:  # by pop alone: whatever else refers to a value holds it
+                _add(writer, self._values.pop())
+        return Written(writer.entries, writer.staged_secs)
 
     def _drop_common(self) -> None:
         """Let go of each replica's value that has the bytes of the common one."""
@@ -136,9 +132,7 @@ def _add(writer: BundleWriter, value: HeldValue) -> None:
 def _array(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
     """Return a tensor's elements; on the host they are not copied."""
     if tensor.dtype == tf.variant:
-        proto = TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
-        elements = [element.SerializeToString() for element in proto.variant_val]
-        return _objects(elements).reshape(tensor.shape)
+        return _variants(tensor)
     if not _is_on_host(tensor):
         with tf.device("cpu:0"):
             tensor = tf.identity(tensor)
@@ -147,10 +141,15 @@ def _array(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(tensor.__array__())
 
 
-def _objects(elements: Sequence[bytes]) -> np.ndarray[Any, Any]:
-    array = np.empty(len(elements), object)
-    array[:] = elements
-    return array
+def _variants(tensor: tf.Tensor) -> np.ndarray[Any, Any]:
+    """Return the elements of a variant tensor, each as a serialized ``VariantTensorDataProto``."""
+    content = TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy()).tensor_content
+    array, at = np.empty(tensor.shape.num_elements(), object), 0
+    for number in range(array.size):  # all lengths, and all elements behind them
+        array[number], at = decode_varint(content, at)
+    for number, length in enumerate(array):
+        array[number], at = content[at : at + length], at + length
+    return array.reshape(tensor.shape)
 
 
 def _is_on_host(tensor: tf.Tensor) -> bool:

@@ -72,7 +72,9 @@ class Ledger:
     @property
     def latest(self) -> CheckpointRecord | None:
         """The newest under our name; where there is none, the newest under any."""
-        return next(iter(self.newest_first()), None)
+        newest_first = self.records[::-1]  # a copy: another thread may be entering a commit
+        own = (record for record in newest_first if self._is_own(record.name))
+        return next(own, None) or next(iter(newest_first), None)
 
     @property
     def best(self) -> CheckpointRecord | None:

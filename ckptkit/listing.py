@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckptkit.checksums import crc32c
@@ -28,7 +28,7 @@ __all__ = [
     "Listing",
     "manifest_in",
     "read_manifest",
-    "shard_owner",
+    "shards_of",
     "sizes_in",
     "why_damaged",
 ]
@@ -61,31 +61,30 @@ class DirectoryReader:
         files = sizes_in(self.directory)
         state = self._read_state(files)
         committed, damaged = self._committed(files)
-        listed = [os.path.basename(path) for path in state.all_model_checkpoint_paths] if state else []
-        if state and os.path.basename(state.model_checkpoint_path) not in listed:
-            listed.append(os.path.basename(state.model_checkpoint_path))
+        listed = _times(state)
         if state is None and not committed:
-            listed = _indexed(files)
-        ordered = sorted(committed.values(), key=lambda record: record.sequence)
-        after = 0  # a foreign checkpoint comes after the one that the state file lists before it
+            listed = dict.fromkeys(_indexed(files))
+        shards = shards_of(files)
         passing = self._passing()
-        for name in listed:
-            if name in passing and name not in committed:
-                continue
+        before: str | None = None  # a foreign checkpoint comes after the one that the state file lists before it
+        following: dict[str | None, list[CheckpointRecord]] = {}
+        for name, created_at in listed.items():
             if name in committed:
-                after = 1 + ordered.index(committed[name])
-            elif name not in damaged or self._is_overwritten(name):
-                reason = _why_incomplete(name, files)
+                before = name
+            elif name not in passing and (name not in damaged or self._is_overwritten(name, shards)):
+                reason = _why_incomplete(name, files, shards)
                 if reason is None:
                     damaged.pop(name, None)
-                    ordered.insert(after, self._foreign(name, files, state))
-                    after += 1
-                elif name + ".index" in files or _shards(name, files):
+                    following.setdefault(before, []).append(self._foreign(name, files, shards, created_at))
+                elif name + ".index" in files or name in shards:
                     damaged[name] = reason
+        ordered = following.get(None, [])
+        for record in sorted(committed.values(), key=lambda record: record.sequence):
+            ordered += [record, *following.get(record.name, ())]
         if not ordered and not damaged and listed:  # not a file is left of what the state file names
-            there = [name for name in _indexed(files) if _why_incomplete(name, files) is None]
-            ordered = [self._foreign(name, files, None) for name in there]
-            damaged = {} if there else {name: _why_incomplete(name, files) or "" for name in listed}
+            there = [name for name in _indexed(files) if _why_incomplete(name, files, shards) is None]
+            ordered = [self._foreign(name, files, shards) for name in there]
+            damaged = {} if there else {name: _why_incomplete(name, files, shards) or "" for name in listed}
         return Listing(tuple(ordered), damaged, state)
 
     def manifest(self, record: CheckpointRecord) -> Manifest:
@@ -111,7 +110,9 @@ class DirectoryReader:
         if reason is None:
             with open(record.prefix + ".index", "rb") as file:
                 found = crc32c(file.read())
-            if found != manifest.index_crc32c and not self._is_overwritten(record.name):
+            if found != manifest.index_crc32c and not self._is_overwritten(
+                record.name, shards_of(sizes_in(self.directory))
+            ):
                 reason = f"{record.name}.index has checksum {found:#010x}, manifest says {manifest.index_crc32c:#010x}"
         if reason is not None:
             raise CheckpointDamagedError(f"checkpoint {record.prefix} is damaged: {reason}.")
@@ -126,14 +127,14 @@ class DirectoryReader:
             _log.warning("%s/checkpoint cannot be read (%s); going by the files instead.", self.directory, error)
             return None
 
-    def _is_overwritten(self, name: str) -> bool:
+    def _is_overwritten(self, name: str, shards: Mapping[str, Sequence[str]]) -> bool:
         """Say whether index and shards are all younger than the manifest beside them: plain TensorFlow wrote them."""
-        shards = [match[0] for match in _shards(name, sizes_in(self.directory))]
+        own = shards.get(name, ())
         try:
-            manifest, *files = (self._written_at(file) for file in (name + MANIFEST, name + ".index", *shards))
+            manifest, *files = (self._written_at(file) for file in (name + MANIFEST, name + ".index", *own))
         except OSError:
             return False
-        return bool(shards) and min(files) > manifest
+        return bool(own) and min(files) > manifest
 
     def _written_at(self, file: str) -> int:
         return os.stat(os.path.join(self.directory, file)).st_mtime_ns
@@ -151,8 +152,8 @@ class DirectoryReader:
         for folder, file, beside in self._manifests(files):
             name = file[: -len(MANIFEST)]
             try:
-                with open(os.path.join(folder, file), "rb") as opened:
-                    manifest = Manifest.from_json(opened.read())
+                with open(os.path.join(folder, file), "rb", buffering=0) as opened:
+                    manifest = Manifest.read_head(opened)
             except FileNotFoundError:
                 continue  # deleted while we were reading
             except (OSError, ManifestError) as error:
@@ -181,17 +182,21 @@ class DirectoryReader:
                 if file.endswith(MANIFEST):
                     yield journal, file, inside
 
-    def _foreign(self, name: str, files: Mapping[str, int], state: StateFile | None) -> CheckpointRecord:
-        created_at = os.stat(os.path.join(self.directory, f"{name}.index")).st_mtime
-        if state is not None:
-            paths = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
-            created_at = dict(zip(paths, state.all_model_checkpoint_timestamps)).get(name, created_at)
+    def _foreign(
+        self,
+        name: str,
+        files: Mapping[str, int],
+        shards: Mapping[str, Sequence[str]],
+        created_at: float | None = None,
+    ) -> CheckpointRecord:
+        if created_at is None:
+            created_at = os.stat(os.path.join(self.directory, f"{name}.index")).st_mtime
         number = split_number(name)
         return CheckpointRecord(
             prefix=os.path.join(self.directory, name),
             step=0 if number is None else number[1],
             created_at=created_at,
-            size_bytes=files[f"{name}.index"] + sum(files[match[0]] for match in _shards(name, files)),
+            size_bytes=files[f"{name}.index"] + sum(files[shard] for shard in shards[name]),
             foreign=True,
         )
 
@@ -212,18 +217,34 @@ def why_damaged(manifest: Manifest, files: Mapping[str, int]) -> str | None:
     return None
 
 
-def _why_incomplete(name: str, files: Mapping[str, int]) -> str | None:
+def _why_incomplete(name: str, files: Mapping[str, int], shards: Mapping[str, Sequence[str]]) -> str | None:
     """Say what a checkpoint without a manifest lacks, None if it has an index and all of its shards."""
     if f"{name}.index" not in files:
         return f"{name}.index is missing"
-    shards = _shards(name, files)
-    if not shards or len(shards) < int(shards[0]["shards"]):
-        return f"{len(shards)} of {int(shards[0]['shards']) if shards else 'its'} shards are there"
-    return None
+    own = shards.get(name)
+    if not own:
+        return "0 of its shards are there"
+    wanted = int(own[0].rpartition("-")[2])
+    return None if len(own) >= wanted else f"{len(own)} of {wanted} shards are there"
 
 
-def _shards(name: str, files: Mapping[str, int]) -> list[re.Match[str]]:
-    return [match for file in files if (match := _SHARD.match(file)) and match["name"] == name]
+def shards_of(files: Iterable[str]) -> dict[str, list[str]]:
+    """Return the data files of each checkpoint, by its name."""
+    shards: dict[str, list[str]] = {}
+    for file in files:
+        if (match := _SHARD.match(file)) is not None:
+            shards.setdefault(match["name"], []).append(file)
+    return shards
+
+
+def _times(state: StateFile | None) -> dict[str, float | None]:
+    """Return the names in a state file, in order, each with its time; None where the file has none."""
+    if state is None:
+        return {}
+    names = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
+    times: dict[str, float | None] = dict.fromkeys([*names, os.path.basename(state.model_checkpoint_path)])
+    times.update(zip(names, state.all_model_checkpoint_timestamps))
+    return times
 
 
 def manifest_in(folder: str) -> Manifest | None:
@@ -239,12 +260,6 @@ def read_manifest(path: str) -> Manifest | None:
             return Manifest.from_json(opened.read())
     except (OSError, ManifestError):
         return None
-
-
-def shard_owner(file: str) -> str | None:
-    """Return the name of the checkpoint that a data file belongs to, None for any other file."""
-    match = _SHARD.match(file)
-    return None if match is None else match["name"]
 
 
 def _indexed(files: Mapping[str, int]) -> list[str]:

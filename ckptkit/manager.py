@@ -40,8 +40,9 @@ from ckptkit.policies import SaveContext, SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reading import CheckpointFile
 from ckptkit.records import CheckpointRecord
-from ckptkit.saving import SaveJob
+from ckptkit.saving import SaveJob, Took
 from ckptkit.snapshot import CheckpointGraph, read_extras
+from ckptkit.stats import SaveRecorder, SaveStats
 from ckptkit.store import Store
 from ckptkit.writer import BackgroundWriter
 
@@ -120,6 +121,7 @@ class CheckpointManager:
         self._store = Store(self._directory, durable=durable)
         self._writer = BackgroundWriter()
         self._staging = Staging()
+        self._recorder = SaveRecorder()
         max_to_keep = None if max_to_keep is None else int(max_to_keep)
         keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
         self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, time.time())
@@ -128,7 +130,6 @@ class CheckpointManager:
         self._free_lock: weakref.finalize[Any, Any] | None = None
         self._pending: restoring.Pending | None = None
         self._asked = (0, 0)  # step and epoch when the policy was last asked
-        self._skipped = 0
         self._refresh()
 
     # What is there ---------------------------------------------------------------------------------------------------
@@ -230,21 +231,29 @@ class CheckpointManager:
         number = int(tf.convert_to_tensor(counter if checkpoint_number is None else checkpoint_number))
         if number < 0:
             raise ValueError(f"checkpoint_number must not be negative, got {number}.")
+        if not in_background:
+            self._writer.wait()
+            self._raise_background_error()
         began = time.perf_counter()
         held = self._graph.take(state)
+        now = time.perf_counter()
         facts = {
             "step": number,
             "epoch": epoch,
             "batch": batch,
             "metrics": {str(k): float(v) for k, v in (metrics or {}).items()},
-            "seconds": {"blocked": time.perf_counter() - began},
+            "seconds": {"blocked": now - began},
         }
+        self._recorder.save_began(number, now, now - began)
         name = f"{self._name}-{number}"
         before, self._last_checkpoint_step = self._last_checkpoint_step, step
 
-        def failed() -> None:
-            if self._last_checkpoint_step == step:
+        def ended(took: Took | None) -> None:
+            if took is None and self._last_checkpoint_step == step:
                 self._last_checkpoint_step = before  # a retry at the same step saves
+            self._enter(number, took)
+            if in_background:
+                self._log_costs()
 
         job = SaveJob(
             self._store,
@@ -256,14 +265,16 @@ class CheckpointManager:
             self._staging,
             in_background,
             callbacks,
-            failed,
+            ended,
         )
-        if in_background:
-            self._writer.submit(job)
-        else:
-            self._writer.wait()
-            self._raise_background_error()
-            job()
+        try:
+            if in_background:
+                self._writer.submit(job)
+            else:
+                job()
+        finally:
+            self._recorder.save_blocked(time.perf_counter(), time.perf_counter() - now)
+            self._log_costs()
         return os.path.join(self._directory, name)
 
     def maybe_save(
@@ -306,6 +317,8 @@ class CheckpointManager:
         Raises:
             CheckpointSaveError: An earlier background save failed.
         """
+        self._recorder.step_boundary(time.perf_counter())
+        self._log_costs()
         self._raise_background_error()
         context = SaveContext(step, self._asked[0], epoch or 0, self._asked[1], time.time(), metrics or {})
         self._asked = (step, epoch or 0)
@@ -313,12 +326,12 @@ class CheckpointManager:
             return False
         if not (self._async_save and self._writer.busy):
             return True
-        self._skipped += 1
+        self._recorder.skipped()
         _log.warning(
             "skipped the save of step %d to %s: one is being written and one is waiting (%d skipped so far).",
             step,
             self._directory,
-            self._skipped,
+            self._recorder.stats().skipped,
         )
         return False
 
@@ -329,6 +342,8 @@ class CheckpointManager:
             CheckpointSaveError: One of them failed; raised once.
         """
         self._writer.wait()
+        self._recorder.settle()
+        self._log_costs()
         self._raise_background_error()
 
     def sync(self) -> None:
@@ -357,6 +372,14 @@ class CheckpointManager:
             if error is None:
                 raise
             _log.error("%s", failed)  # the error of the training code is the one to see
+
+    def stats(self) -> SaveStats:
+        """Return what the saves of this manager have cost so far: seconds blocked, lost, staged, written and synced.
+
+        The time lost counts the steps that :meth:`is_due` or :meth:`maybe_save` was asked at: without them it is the
+        time blocked. The same is logged for each save, one line at the level INFO.
+        """
+        return self._recorder.stats()
 
     # Restoring -------------------------------------------------------------------------------------------------------
 
@@ -507,6 +530,26 @@ class CheckpointManager:
             if self._on_save_error == "raise":
                 raise
             _log.warning("%s", error)
+
+    def _enter(self, number: int, took: Took | None) -> None:
+        now = time.perf_counter()
+        if took is None:
+            self._recorder.save_failed(number, now)
+        else:
+            self._recorder.save_finished(
+                number,
+                now,
+                took.size_bytes,
+                staged=took.staged_secs,
+                written=took.written_secs,
+                synced=took.synced_secs,
+            )
+
+    def _log_costs(self) -> None:
+        if not self._recorder.counts_steps:
+            self._recorder.settle()
+        for cost in self._recorder.take_settled():
+            _log.info("%s", cost.line(os.path.join(self._directory, f"{self._name}-{cost.step}")))
 
     def _become_writer(self) -> None:
         if self._lock is None:

@@ -15,8 +15,9 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 __all__ = [
     "FORMAT",
@@ -33,6 +34,9 @@ __all__ = [
 FORMAT = 1
 _SHARD = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
 _NUMBER = re.compile(r"(?P<stem>.+)-(?P<number>\d+)\Z", re.DOTALL)
+_HEAD_BYTES = 4096  # of most manifests, all but the table of tensors
+_TABLE = b',\n  "tensors": ['
+_END = b"]\n  ]\n}\n"  # of a table with rows, and of the manifest
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -129,6 +133,29 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ManifestError(str(error)) from error
+
+    @classmethod
+    def read_head(cls, file: BinaryIO) -> Manifest:
+        """Read a manifest without its tensors: the table may be long, and only its end is looked at.
+
+        A manifest that was cut short, or is not laid out as :meth:`to_json` does it, is read whole.
+
+        Args:
+            file: Open at its beginning, for reading and seeking.
+
+        Raises:
+            ManifestError: As :meth:`from_json` does, but for what is wrong inside the table.
+        """
+        head = file.read(_HEAD_BYTES)
+        while (at := head.find(_TABLE)) < 0 and (more := file.read(len(head))):
+            head += more
+        if at >= 0:
+            file.seek(-len(_END), os.SEEK_END)
+            if file.read() == _END:
+                with suppress(ManifestError):  # reading it whole tells the places in the file
+                    return cls.from_json(head[:at] + _TABLE + b"]}")
+        file.seek(0)
+        return replace(cls.from_json(file.read()), tensors=())
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -23,9 +24,19 @@ from ckptkit.ledger import Ledger
 from ckptkit.records import CheckpointRecord, Manifest, TensorInfo, is_better
 from ckptkit.store import Store
 
-__all__ = ["SaveJob"]
+__all__ = ["SaveJob", "Took"]
 
 _log = logging.getLogger("ckptkit")
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a committed save took: bytes on disk, and seconds to copy, to write (copying included) and to commit."""
+
+    size_bytes: int
+    staged_secs: float
+    written_secs: float
+    synced_secs: float
 
 
 class SaveJob:
@@ -41,7 +52,7 @@ class SaveJob:
         staging: Warm memory to go through.
         in_background: Whether training goes on meanwhile.
         callbacks: Called after the commit, with the prefix if they take an argument.
-        failed: Called if it could not be written.
+        ended: Called when it is committed, with what it took, or with None if it could not be written.
     """
 
     def __init__(
@@ -55,7 +66,7 @@ class SaveJob:
         staging: Staging,
         in_background: bool,
         callbacks: Sequence[Callable[..., object]] = (),
-        failed: Callable[[], None] = lambda: None,
+        ended: Callable[[Took | None], None] = lambda took: None,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -66,7 +77,7 @@ class SaveJob:
         self._staging = staging
         self._in_background = in_background
         self._callbacks = callbacks
-        self._failed = failed
+        self._ended = ended
 
     def __call__(self) -> None:
         """Do it.
@@ -76,12 +87,13 @@ class SaveJob:
                 the state file or a deletion failed.
         """
         try:
-            record = self._write()
+            record, took = self._write()
         except Exception as error:
-            self._failed()
+            self._ended(None)
             raise CheckpointSaveError(self._told(error)) from error
         with self._lock:
             self._ledger.add(record)
+        self._ended(took)
         try:
             self._clean_up()
         except OSError as error:
@@ -92,14 +104,15 @@ class SaveJob:
         for callback in self._callbacks:
             callback(*([record.prefix] if inspect.signature(callback).parameters else []))
 
-    def _write(self) -> CheckpointRecord:
+    def _write(self) -> tuple[CheckpointRecord, Took]:
         pending = self._store.begin(self._name)
         try:
             began = time.perf_counter()
             written = self._held.write(pending.prefix, self._staging, in_background=self._in_background)
             with open(pending.prefix + ".index", "rb") as index:
                 checksum = crc32c(index.read())
-            seconds = {**self._facts["seconds"], "staged": written.staged_secs, "written": time.perf_counter() - began}
+            written_at = time.perf_counter()
+            seconds = {**self._facts["seconds"], "staged": written.staged_secs, "written": written_at - began}
             manifest = Manifest(
                 name=self._name,
                 sequence=self._ledger.next_sequence,
@@ -117,7 +130,9 @@ class SaveJob:
                 ),
                 **{**self._facts, "seconds": seconds},
             )
-            return self._store.commit(pending, manifest)
+            record = self._store.commit(pending, manifest)
+            synced_secs = time.perf_counter() - written_at
+            return record, Took(record.size_bytes, written.staged_secs, written_at - began, synced_secs)
         except BaseException:
             self._store.discard(pending)
             raise
@@ -125,12 +140,14 @@ class SaveJob:
     def _clean_up(self) -> None:
         with self._lock:
             # The state file first: whoever reads it while old ones are deleted already sees the new one.
-            self._store.write_state(self._ledger.state_file())
+            written = self._ledger.state_file()
+            self._store.write_state(written)
             superfluous = self._ledger.take_out_superfluous(time.time())
             state = self._ledger.state_file()
-        for record in superfluous:
-            self._store.delete(record)
-        self._store.write_state(state)
+        self._store.delete(*superfluous)
+        # Again, but only now: what is still to be deleted stays listed, or after a crash nothing would manage it.
+        if state != written:
+            self._store.write_state(state)
 
     def _best_so_far(self) -> dict[str, float]:
         policy = self._ledger.best_policy

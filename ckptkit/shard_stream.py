@@ -34,24 +34,20 @@ class ShardStream:
     """A shard being written.
 
     Args:
-        path: Its file; there is nothing yet.
+        path: Its file; what is there is replaced.
         buffers: Where its pieces of memory come from.
         limit_bytes: How much of them may be out at once; never less than a few.
-        alignment: Each tensor begins at a multiple of so many bytes.
 
     Attributes:
         checksums: CRC-32C of what was appended, by offset; complete when the stream is closed.
         staged_secs: Time that copying took, waiting for pieces included.
     """
 
-    def __init__(
-        self, path: str, buffers: StagingBuffers, *, limit_bytes: int | None = None, alignment: int = 1
-    ) -> None:
+    def __init__(self, path: str, buffers: StagingBuffers, *, limit_bytes: int | None = None) -> None:
         self.checksums: dict[int, int] = {}
         self.staged_secs = 0.0
         self._buffers = buffers
         self._limit = max(limit_bytes or 0, _FEW)
-        self._alignment = alignment
         self._size = 0
         self._piece: Piece | None = None
         self._filled = 0
@@ -90,14 +86,13 @@ class ShardStream:
             OSError: What came before could not be written.
         """
         began = time.perf_counter()
-        self._fill(memoryview(bytes(-self._size % self._alignment)), None)
         offset = self._size
         self.checksums[offset] = 0
         self._fill(bytes_of(content) if isinstance(content, np.ndarray) else memoryview(content), offset)
         self.staged_secs += time.perf_counter() - began
         return offset
 
-    def _fill(self, content: memoryview, offset: int | None) -> None:
+    def _fill(self, content: memoryview, offset: int) -> None:
         at = 0
         while at < len(content):
             if self._piece is None:
@@ -105,8 +100,7 @@ class ShardStream:
                 self._piece, self._filled, self._parts = self._buffers.take(self._limit), 0, []
             count = min(len(content) - at, PIECE_BYTES - self._filled)
             self._piece[self._filled : self._filled + count] = content[at : at + count]
-            if offset is not None:
-                self._parts.append((offset, self._filled, self._filled + count))
+            self._parts.append((offset, self._filled, self._filled + count))
             at += count
             self._filled += count
             self._size += count

@@ -75,10 +75,9 @@ def parse_shape_and_slice(spec: str) -> tuple[tuple[int, ...], TensorSlice]:
     Raises:
         ValueError: It does not read like that, or the tensor has no such part.
     """
-    *dims, text = spec.split()
-    part = TensorSlice.parse(text)
     try:
-        shape = tuple(int(dim) for dim in dims)
+        *dims, text = spec.split()
+        shape, part = tuple(int(dim) for dim in dims), TensorSlice.parse(text)
         part.bounds_in(shape)
     except ValueError as error:
         raise ValueError(f"a shape and slice reads like '20 10 0,5:-', got {spec!r}: {error}") from error

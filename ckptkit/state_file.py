@@ -23,6 +23,7 @@ _LINE = re.compile(r"""\s*(?P<field>\w+)\s*:\s*(?P<value>"(?:[^"\\]|\\.)*"|'(?:[
 _ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
 _NAMED = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _ESCAPED = {"\n": r"\n", "\r": r"\r", "\t": r"\t", '"': r"\"", "'": r"\'", "\\": r"\\"}
+_TO_ESCAPE = re.compile(r"""[\x00-\x1f\x7f"'\\]""")
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,11 @@ class StateFile:
         """
         fields: dict[str, list[str]] = {}
         text, at = content.decode("utf-8", errors="strict"), 0
-        while text[at:].strip():
-            match = _LINE.match(text, at)
-            if match is None:
-                raise ValueError(f"not a CheckpointState: {text[at : at + 40]!r}")
+        while (match := _LINE.match(text, at)) is not None:
             fields.setdefault(match["field"], []).append(match["value"])
             at = match.end()
+        if text[at:].strip():
+            raise ValueError(f"not a CheckpointState: {text[at : at + 40]!r}")
         latest = _unquoted(fields.get("model_checkpoint_path", ['""'])[-1])
         if not latest:
             raise ValueError("names no checkpoint")
@@ -69,7 +69,7 @@ class StateFile:
 
 
 def _quoted(text: str) -> str:
-    return "".join(_ESCAPED.get(c, c if c >= " " and c != "\x7f" else f"\\{ord(c):03o}") for c in text)
+    return _TO_ESCAPE.sub(lambda match: _ESCAPED.get(match[0], f"\\{ord(match[0]):03o}"), text)
 
 
 def _unquoted(literal: str) -> str:

@@ -17,15 +17,16 @@ runs/digits/
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
-from ckptkit.listing import MANIFEST, DirectoryReader, manifest_in, read_manifest, shard_owner, sizes_in, why_damaged
+from ckptkit.listing import MANIFEST, DirectoryReader, manifest_in, read_manifest, shards_of, sizes_in, why_damaged
 from ckptkit.lock import DirectoryLock
 from ckptkit.records import CheckpointRecord, Manifest
 from ckptkit.state_file import StateFile
@@ -107,19 +108,25 @@ class Store(DirectoryReader):
         """Rewrite TensorFlow's state file in one step."""
         self._write(os.path.join(self.directory, "checkpoint"), state.to_text())
 
-    def delete(self, record: CheckpointRecord) -> None:
-        """Delete a checkpoint, the manifest first: what is half deleted is no checkpoint any more."""
-        self._drop_journals(record.name, but=None)
-        self._delete_files(record.name)
+    def delete(self, *records: CheckpointRecord) -> None:
+        """Delete checkpoints, the manifest first: what is half deleted is no checkpoint any more."""
+        shards = functools.cache(self._shards)  # one look for all of them: a directory of TensorFlow's may be long
+        for record in records:
+            self._drop_journals(record.name, but=None)
+            self._delete_files(record.name, shards)
 
-    def _delete_files(self, name: str) -> None:
+    def _delete_files(self, name: str, shards: Callable[[], Mapping[str, Sequence[str]]]) -> None:
         if not os.path.lexists(os.path.join(self.directory, name + MANIFEST)):  # foreign, or gone by hand
-            self._delete_foreign(name)
+            for file in (name + ".index", *shards().get(name, ())):  # without its index TensorFlow sees nothing
+                _unlink(os.path.join(self.directory, file))
             return
         # Moved, not removed: should we die now, the next writer reads there which files are left to delete.
         going = self.begin(name)
         os.rename(os.path.join(self.directory, name + MANIFEST), going.prefix + MANIFEST)
         self._roll_back(going.folder)
+
+    def _shards(self) -> dict[str, list[str]]:
+        return shards_of(os.listdir(self.directory))
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
@@ -142,7 +149,7 @@ class Store(DirectoryReader):
 
     def _finish_replacing(self, journal: str, manifest: Manifest) -> None:
         self._drop_journals(manifest.name, but=journal)  # an earlier replacement that could not be finished
-        self._delete_files(manifest.name)
+        self._delete_files(manifest.name, self._shards)
         for file in (*_index_last(manifest.files), manifest.name + MANIFEST):
             link_or_copy(os.path.join(journal, file), os.path.join(self.directory, file), durable=self._durable)
         sync_directory(self.directory, durable=self._durable)
@@ -156,12 +163,6 @@ class Store(DirectoryReader):
             if journal != but and manifest is not None and manifest.name == name:
                 _unlink(os.path.join(journal, name + MANIFEST))  # first: without it nothing is taken for committed
                 shutil.rmtree(journal, ignore_errors=True)
-
-    def _delete_foreign(self, name: str) -> None:
-        _unlink(os.path.join(self.directory, name + ".index"))
-        for file in os.listdir(self.directory):
-            if shard_owner(file) == name:
-                _unlink(os.path.join(self.directory, file))
 
     def _roll_back(self, path: str) -> None:
         """Remove a temporary file or folder, and what it tells of a checkpoint that is not committed."""

@@ -35,6 +35,8 @@ def decode_varint(buffer: bytes, at: int) -> tuple[int, int]:
     Raises:
         ValueError: The buffer ends within it, or it does not fit 64 bits.
     """
+    if at < len(buffer) and buffer[at] < 0x80:  # nearly all of them: an index has three a row
+        return buffer[at], at + 1
     value = 0
     for place, byte in enumerate(buffer[at : at + _MAX_BYTES]):
         value |= (byte & 0x7F) << 7 * place

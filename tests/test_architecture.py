@@ -25,8 +25,8 @@ FLOORS = [
     {
         "bundle_protos",
         "checksums",
-        "data_file",
         "combinators",
+        "data_file",
         "dtypes",
         "durability",
         "lock",
@@ -34,6 +34,7 @@ FLOORS = [
         "slices",
         "staging",
         "state_file",
+        "stats",
         "varint",
     },
     {"listing", "mismatch", "policies", "preservation", "string_tensors", "table", "writer"},

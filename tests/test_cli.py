@@ -121,11 +121,6 @@ def test_a_size_is_told_in_the_largest_unit_that_fits(directory, capsys, size_by
     assert rows(capsys)[0][4] == told
 
 
-@pytest.mark.parametrize(("size_bytes", "told"), [(3e9, "3 GB"), (4.5e12, "4.5 TB")])
-def test_sizes_beyond_what_a_test_can_write_are_told_as_well(size_bytes, told):
-    assert cli._size(size_bytes) == told
-
-
 def test_a_checkpoint_that_plain_tensorflow_wrote_is_told_to_be_unverified(directory, capsys):
     save_foreign(directory, 3)
     assert cli.main(["ls", directory]) == 0

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -226,3 +227,116 @@ def test_a_save_after_which_the_state_file_cannot_be_written_is_told_from_one_th
     assert manager_of(value, tmp_path).restore().step == 1
     manager.save(2)
     assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-2")
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is written to the state file, and what is deleted, in order."""
+    seen = []
+    write_state, delete = Store.write_state, Store.delete
+
+    def noted_write(self, state):
+        seen.append(list(state.all_model_checkpoint_paths))
+        write_state(self, state)
+
+    def noted_delete(self, *records):
+        seen.extend(f"delete {record.name}" for record in records)
+        delete(self, *records)
+
+    monkeypatch.setattr(Store, "write_state", noted_write)
+    monkeypatch.setattr(Store, "delete", noted_delete)
+    return seen
+
+
+def test_a_save_that_deletes_nothing_writes_the_state_file_once(value, tmp_path, events):
+    manager = manager_of(value, tmp_path, max_to_keep=2)
+    manager.save(1)
+    manager.save(2)
+    assert events == [["ckpt-1"], ["ckpt-1", "ckpt-2"]]
+
+
+def test_what_is_deleted_stays_in_the_state_file_until_it_is_gone(value, tmp_path, events):
+    manager = manager_of(value, tmp_path, max_to_keep=1)
+    manager.save(1)
+    manager.save(2)
+    assert events[1:] == [["ckpt-1", "ckpt-2"], "delete ckpt-1", ["ckpt-2"]]
+
+
+def test_a_checkpoint_that_leaves_the_list_for_its_age_leaves_the_state_file_as_well(value, tmp_path, events):
+    manager = manager_of(value, tmp_path, max_to_keep=1, keep_checkpoint_every_n_hours=1e-9)
+    manager.save(1)
+    manager.save(2)
+    assert events[1:] == [["ckpt-1", "ckpt-2"], ["ckpt-2"]]
+    assert steps(manager) == [1, 2]
+
+
+def test_a_checkpoint_whose_table_of_tensors_is_spoilt_is_found_out_at_the_restore(value, tmp_path, caplog):
+    manager = manager_of(value, tmp_path)
+    manager.save(1)
+    manager.save(2)
+    manifest = tmp_path / "ckpt-2.manifest.json"
+    manifest.write_text(manifest.read_text().replace('"float32"', '"float32'))
+    assert manager_of(value, tmp_path).restore().step == 1
+    assert "manifest of" in caplog.text
+    with pytest.raises(ckptkit.CheckpointDamagedError, match=r"manifest of .*ckpt-2 is damaged"):
+        manager_of(value, tmp_path).restore(2)
+
+
+def test_what_a_save_cost_is_told_in_all_and_in_one_line(value, tmp_path, caplog):
+    caplog.set_level("INFO", logger="ckptkit")
+    with manager_of(value, tmp_path, 3, async_save=True) as manager:
+        manager.save(7)
+        manager.wait_until_finished()
+        stats = manager.stats()
+        (record,) = manager.records()
+    assert (stats.saves, stats.failed, stats.skipped, stats.last.step) == (1, 0, 0, 7)
+    assert stats.bytes_written == stats.last.size_bytes == record.size_bytes
+    assert 0 < stats.blocked_secs <= stats.lost_secs
+    assert 0 < stats.staged_secs <= stats.written_secs
+    assert stats.synced_secs > 0
+    lines = [each.getMessage() for each in caplog.records if each.levelname == "INFO"]
+    assert [line.split(":")[0] for line in lines] == [f"saved {tmp_path}/ckpt-7"]
+
+
+@pytest.mark.parametrize("in_background", [True, False], ids=["async", "sync"])
+def test_a_save_is_told_of_when_it_is_done_where_nobody_tells_of_steps(value, tmp_path, caplog, in_background):
+    caplog.set_level("INFO", logger="ckptkit")
+    manager = manager_of(value, tmp_path, 3, async_save=in_background)
+    for _ in range(3):
+        manager.save()
+    manager._writer.wait()
+    assert [each.getMessage().split(":")[0] for each in caplog.records] == [
+        f"saved {tmp_path}/ckpt-{number}" for number in (1, 2, 3)
+    ]
+    stats = manager.stats()
+    assert stats.saves == 3
+    if not in_background:
+        assert stats.blocked_secs > stats.written_secs
+
+
+def test_time_lost_counts_the_steps_that_took_longer_during_a_save(value, tmp_path, gate, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    manager = manager_of(value, tmp_path, 3, async_save=True, save_policy=EverySteps(10))
+    for step in range(1, 11):
+        now[0] += 1.0
+        manager.maybe_save(step)
+    now[0] += 1.5  # the eleventh step, during which the save is written
+    assert manager.maybe_save(11) is None
+    gate.set()
+    manager._writer.wait()
+    now[0] += 1.0
+    manager.maybe_save(12)
+    assert manager.stats().lost_secs == pytest.approx(0.5)
+
+
+def test_a_save_that_failed_and_one_that_was_skipped_are_counted(value, tmp_path, gate, monkeypatch):
+    manager = manager_of(value, tmp_path, 3, async_save=True, on_save_error="warn")
+    for step in range(1, 5):
+        manager.maybe_save(step)
+    assert manager.stats().skipped == 2
+    monkeypatch.setattr(Store, "commit", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    gate.set()
+    manager.wait_until_finished()
+    assert (manager.stats().saves, manager.stats().failed) == (0, 2)
+    assert manager.stats().bytes_written == 0

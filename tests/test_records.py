@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -269,6 +270,118 @@ def test_no_name_that_is_read_reaches_out_of_its_directory(name, file):
         return
     for each in (manifest.name, *manifest.files):
         assert os.path.dirname(os.path.normpath(os.path.join("/run", each))) == "/run"
+
+
+# The head of a manifest --------------------------------------------------------------------------------------------
+
+
+def outcome(read, content):
+    """What reading says of a manifest without its tensors, or how it refuses it."""
+    try:
+        return told_apart(dataclasses.replace(read(content), tensors=()))
+    except ManifestError as error:
+        return str(error)
+
+
+def read_head(content):
+    return Manifest.read_head(io.BytesIO(content))
+
+
+def alter(content, draw, start, stop):
+    """Replace, remove or insert a few bytes that begin somewhere in a part of the content."""
+    at = draw(st.integers(start, stop))
+    return content[:at] + draw(st.binary(max_size=3)) + content[min(at + draw(st.integers(0, 3)), stop) :]
+
+
+def table_of(content):
+    """Where the table of tensors begins, behind its bracket, and where its last row ends."""
+    return content.index(b'"tensors": [') + len(b'"tensors": ['), content.rindex(b"]\n  ]")
+
+
+long_tables = st.builds(
+    lambda manifest, rows, times: dataclasses.replace(manifest, tensors=tuple(rows) * times),
+    manifests(),
+    st.lists(tensors, min_size=1, max_size=3),
+    st.integers(1, 40),
+)
+
+
+@settings(deadline=None)
+@given(manifests() | long_tables)
+def test_the_head_of_a_manifest_is_the_manifest_without_its_tensors(manifest):
+    head = read_head(manifest.to_json().encode())
+    assert head.tensors == ()
+    assert told_apart(head) == told_apart(dataclasses.replace(manifest, tensors=()))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), long_tables)
+def test_a_manifest_that_is_cut_short_or_spoilt_before_its_table_is_refused_for_its_head_as_for_the_whole(
+    data, manifest
+):
+    whole = manifest.to_json().encode()
+    start, _ = table_of(whole)
+    spoilt = data.draw(
+        st.integers(0, len(whole)).map(lambda at: whole[:at]) | st.just(alter(whole, data.draw, 0, start - 1))
+    )
+    assert outcome(read_head, spoilt) == outcome(Manifest.from_json, spoilt)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), long_tables)
+def test_what_is_spoilt_inside_the_table_alone_is_refused_as_for_the_whole_or_not_looked_at(data, manifest):
+    whole = manifest.to_json().encode()
+    spoilt = alter(whole, data.draw, *table_of(whole))
+    assert outcome(read_head, spoilt) in (outcome(Manifest.from_json, spoilt), outcome(read_head, whole))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()) | nearly_manifests())
+def test_what_is_not_laid_out_as_a_manifest_is_read_or_refused_for_its_head_as_for_the_whole(content):
+    assert outcome(read_head, content) == outcome(Manifest.from_json, content)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda raw: json.dumps(raw),
+        lambda raw: json.dumps(raw, indent=4),
+        lambda raw: '{"others": {"a": 0,\n  "tensors": [[1]]},' + json.dumps(raw)[1:-3] + "]\n  ]\n}\n",
+        lambda raw: (
+            json.dumps({**raw, "epoch": None, "tensors": []}, indent=2)[:-3] + '[]\n  ],\n  "epoch": 1\n}\n'
+        ).replace("[]\n", '\n    ["kernel", "float32", [2, 5], 40]\n'),
+    ],
+    ids=["in one line", "indented otherwise", "with another table before it", "with more behind the table"],
+)
+def test_a_manifest_in_another_layout_has_the_same_head(layout):
+    content = layout(valid()).encode()
+    assert read_head(content) == dataclasses.replace(Manifest.from_json(content), tensors=())
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes that are read from it."""
+
+    def __init__(self, content):
+        super().__init__(content)
+        self.bytes_read = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        self.bytes_read += len(content)
+        return content
+
+
+@pytest.mark.parametrize("rows", [50, 20_000])
+@pytest.mark.parametrize("shards", [1, 400], ids=["one shard", "a head of many pages"])
+def test_of_a_long_table_only_the_end_is_read(rows, shards):
+    files = {f"ckpt-7.data-{i:05d}-of-{shards:05d}": 40 for i in range(shards)} | {"ckpt-7.index": 2}
+    manifest = Manifest.from_json(json.dumps(valid(files=files)))
+    manifest = dataclasses.replace(manifest, tensors=(TensorInfo("kernel" * 20, "float32", (2, 5), 40),) * rows)
+    content = manifest.to_json().encode()
+    head, _ = table_of(content)
+    file = Counted(content)
+    assert Manifest.read_head(file) == dataclasses.replace(manifest, tensors=())
+    assert file.bytes_read <= max(4096, 2 * head) + 8
 
 
 # Records -----------------------------------------------------------------------------------------------------------

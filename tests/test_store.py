@@ -945,23 +945,6 @@ def test_a_manifest_that_goes_before_it_is_read_is_no_damage(store, monkeypatch)
 # Small things ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("data", "checksum"),
-    [
-        (b"", 0),
-        (b"123456789", 0xE3069283),
-        (bytes(32), 0x8A9136AA),
-        (b"\xff" * 32, 0x62A8AB43),
-        (bytes(range(32)), 0x46DD794E),
-        (bytes(reversed(range(32))), 0x113FDB5C),
-    ],
-    ids=["nothing", "digits", "zeros", "ones", "ascending", "descending"],
-)
-def test_crc32c_gives_the_published_values(data, checksum):
-    # RFC 3720, appendix B.4.
-    assert crc32c(data) == checksum
-
-
 def test_a_listing_and_a_pending_save_cannot_be_changed(store):
     with writing(store):
         pending = store.begin("ckpt-1")
