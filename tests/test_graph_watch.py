@@ -918,3 +918,149 @@ def test_a_second_save_is_as_a_first_one_after_any_changes(between_saves: list[l
             with contextlib.suppress(ValueError, TypeError, AttributeError):  # Keras or TensorFlow does not take it
                 objects.change(*change)
         assert_as_new(graph, objects.checkpoint)
+
+
+# Nothing has changed
+
+
+@pytest.fixture
+def collections_of(monkeypatch: pytest.MonkeyPatch) -> list[CheckpointGraph]:
+    """Return a list to which each collection of a graph adds it."""
+    found: list[CheckpointGraph] = []
+    collect = CheckpointGraph._collect
+    monkeypatch.setattr(CheckpointGraph, "_collect", lambda graph: (found.append(graph), collect(graph))[1])
+    return found
+
+
+class SavesAllTheTime(keras.callbacks.Callback):
+    def __init__(self, graph: CheckpointGraph, collected: list[CheckpointGraph]) -> None:
+        super().__init__()
+        self.graph, self.collected, self.counts = graph, collected, []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.graph.take()
+        self.counts.append(len(self.collected))
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.on_train_batch_end(batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.on_train_batch_end(epoch)
+
+
+class Noting(keras.Model):
+    """A model that keeps a history, and counts a metric of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [[keras.layers.Dense(3), keras.layers.BatchNormalization()], {"drop": keras.layers.Dropout(0.5)}]
+        self.last = keras.layers.Dense(1)
+        self.mean = keras.metrics.Mean()
+        self.history_of_steps: list[Any] = []
+        self.notes: dict[str, Any] = {}
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [*super().metrics, self.mean]
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        for layer in (*self.blocks[0], self.blocks[1]["drop"]):
+            x = layer(x, training=training)
+        return self.last(x)
+
+    def train_step(self, data: Any) -> Any:
+        logs = super().train_step(data)
+        self.mean.update_state(1.0)
+        self.add_loss(0.0)
+        return logs
+
+    def note(self) -> None:
+        self.history_of_steps.append((len(self.history_of_steps), [0.5]))
+        self.notes[f"step {len(self.notes)}"] = {"loss": [0.5], "names": ()}
+        self.step = len(self.notes)
+
+
+FITS: dict[str, Callable[[], tuple[keras.Model, dict[str, Any]]]] = {
+    "sequential": lambda: (model_of(keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)), {}),
+    "subclassed": lambda: (Noting(), {}),
+    "eager": lambda: (Noting(), {"run_eagerly": True}),
+    "xla": lambda: (model_of(keras.layers.BatchNormalization()), {"jit_compile": True}),
+    "steps_at_once": lambda: (model_of(keras.layers.Dropout(0.5)), {"steps_per_execution": 2}),
+    "stateful": lambda: (
+        keras.Sequential(
+            [
+                keras.Input([3], batch_size=2),
+                keras.layers.Reshape([3, 1]),
+                keras.layers.LSTM(2, stateful=True, dropout=0.5),
+                keras.layers.Dense(1),
+            ]
+        ),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_fit_changes_nothing_after_its_first_epoch(name: str, collections_of: list[CheckpointGraph]) -> None:
+    model, options = FITS[name]()
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9), use_ema=True)
+    model.compile(optimizer, "mse", metrics=["mae", keras.metrics.RootMeanSquaredError()], **options)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    saves = SavesAllTheTime(CheckpointGraph(checkpoint), collections_of)
+    noted = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: getattr(model, "note", int)())
+    others = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.TerminateOnNaN(), noted]
+    fit = {"batch_size": 2, "verbose": 0, "validation_data": (X, X[:, :1]), "callbacks": [saves, *others]}
+    model.fit(X, X[:, :1], epochs=1, **fit)
+    first = len(collections_of)
+    model.fit(X, X[:, :1], epochs=3, **fit)
+    model.evaluate(X, X[:, :1], verbose=0, callbacks=[saves])
+    model.predict(X, verbose=0)
+    saves.graph.take()
+    assert len(collections_of) == first
+    assert saves.counts[0] == 1
+    assert len(set(saves.counts)) <= 3, "a first epoch changes the graph at its first step and at its validation"
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "tf_function"])
+@pytest.mark.parametrize("kind", ["keras", "tensorflow_1"])
+def test_a_loop_with_a_tape_changes_nothing_after_its_first_step(
+    kind: str, compiled: bool, collections_of: list[CheckpointGraph]
+) -> None:
+    model = model_of(keras.layers.BatchNormalization(), keras.layers.Dropout(0.5))
+    optimizer = keras.optimizers.Adam(0.1) if kind == "keras" else tf.compat.v1.train.AdamOptimizer(0.1)
+    mean, step = keras.metrics.Mean(), tf.Variable(0, dtype=tf.int64)
+    iterator = iter(tf.data.Dataset.from_tensors((X, X[:, :1])).repeat())
+    module = tf.Module()
+    module.metrics, module.names = [mean.variables], {"a": 1}
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=step, iterator=iterator, module=module)
+    graph = CheckpointGraph(checkpoint)
+
+    def train() -> None:
+        x, y = next(iterator)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        variables = [variable.value for variable in model.trainable_variables]
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        mean.update_state(loss)
+        step.assign_add(1)
+
+    run = tf.function(train) if compiled else train
+    for _ in range(4):
+        run()
+        graph.take()
+    assert len(collections_of) == 1
+
+
+def test_a_graph_that_cannot_be_collected_is_tried_again(collections_of: list[CheckpointGraph]) -> None:
+    module = tf.Module()
+    module.items = [tf.Variable(1.0), tf.Variable(2.0)]
+    checkpoint = tf.train.Checkpoint(m=module)
+    graph = CheckpointGraph(checkpoint)
+    graph.take()
+    items, module.items = module.items, module.items[:1]
+    module.broken = items
+    module.broken.pop()
+    with pytest.raises(ValueError, match="Unable to save the object ListWrapper"):
+        graph.take()
+    module.broken = [items[0]]
+    assert_as_new(graph, checkpoint)
