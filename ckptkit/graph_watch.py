@@ -146,8 +146,8 @@ def _computes(kind: type[Any]) -> bool:
 
 
 def _is_theirs(member: Any) -> bool:
-    function = getattr(member, "fget", member)
-    return function is None or function.__module__.partition(".")[0] in ("keras", "tensorflow")
+    module = getattr(getattr(member, "fget", member), "__module__", None)
+    return member is None or str(module).partition(".")[0] in ("keras", "tensorflow")
 
 
 class _Looks(dict[type[Any], Any]):

@@ -18,6 +18,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.distribute import sharded_variable
 from tensorflow.python.ops import resource_variable_ops
 
+from ckptkit import graph_watch
 from ckptkit.snapshot import GRAPH_KEY, WHOLE_GRAPH_KEY, CheckpointGraph
 
 Case = Callable[[], Iterator[tf.train.Checkpoint]]
@@ -771,6 +772,41 @@ def a_class_has_slots_only() -> Iterator[Any]:
 
 
 @case
+def a_class_attribute_is_called_as_what_keras_computes() -> Iterator[Any]:
+    class Plain(keras.layers.Layer):
+        metrics = ()
+        metrics_variables = ()
+        _flatten_layers = None
+
+    layer = Plain()
+    yield (checkpoint := tf.train.Checkpoint(layer=layer))
+    layer.inner = dense()
+    yield checkpoint
+
+
+@case
+def a_place_in_a_list_is_taken_by_what_is_not_saved() -> Iterator[Any]:
+    holder = Holder([dense(), [keras.Variable(1.0)], (dense(), [dense()])])
+    yield (checkpoint := tf.train.Checkpoint(h=holder))
+    holder.held.insert(0, None)
+    yield checkpoint
+    holder.held[2].insert(0, [])
+    yield checkpoint
+    holder.held[3][1].insert(0, 5)
+    yield checkpoint
+    holder.held[0] = dense()
+    yield checkpoint
+
+
+@case
+def a_tuple_holds_a_list_of_layers() -> Iterator[Any]:
+    holder = Holder((dense(), [dense()]))
+    yield (checkpoint := tf.train.Checkpoint(h=holder))
+    holder.held[1].append(dense())
+    yield checkpoint
+
+
+@case
 def a_property_raises() -> Iterator[Any]:
     class Grumpy(keras.layers.Layer):
         @property
@@ -856,6 +892,10 @@ class Random:
             lambda: keras.layers.Dropout(0.5),
             keras.metrics.Mean,
             lambda: keras.layers.Dense(2),
+            lambda: keras.random.SeedGenerator(what),
+            lambda: keras.Sequential([dense()]),
+            lambda: keras.optimizers.SGD(momentum=0.9),
+            lambda: Own(a=what),
             lambda: 5,
             lambda: None,
         ]
@@ -900,6 +940,13 @@ class Random:
                 leaf.kernel._initialize(np.ones([3, 2])) for leaf in self.inside(place) if hasattr(leaf, "kernel")
             ],
             lambda: isinstance(place, Holder) and place.add_weight(shape=()),
+            lambda: [leaf.add(dense()) for leaf in self.inside(place) if isinstance(leaf, keras.Sequential)],
+            lambda: [
+                leaf.build([keras.Variable(1.0)])
+                for leaf in self.inside(place)
+                if isinstance(leaf, keras.optimizers.Optimizer) and not leaf.built
+            ],
+            lambda: [leaf.values.update({name: how}) for leaf in self.inside(place) if isinstance(leaf, Own)],
         ]
         changes[how % len(changes)]()
 
@@ -921,6 +968,14 @@ def test_a_second_save_is_as_a_first_one_after_any_changes(between_saves: list[l
 
 
 # Nothing has changed
+
+
+def test_no_class_of_keras_computes_what_it_computes_in_a_way_of_its_own() -> None:
+    modules = (keras.layers, keras.optimizers, keras.metrics, keras.losses, keras)
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    kinds = {kind for kind in kinds if issubclass(kind, graph_watch._OWNERS)}
+    assert len(kinds) > 100
+    assert [kind for kind in kinds if graph_watch._computes(kind)] == []
 
 
 @pytest.fixture
@@ -966,12 +1021,12 @@ class Noting(keras.Model):
     def call(self, x: Any, training: bool = False) -> Any:
         for layer in (*self.blocks[0], self.blocks[1]["drop"]):
             x = layer(x, training=training)
+        self.add_loss(0.1 * keras.ops.mean(x))
         return self.last(x)
 
     def train_step(self, data: Any) -> Any:
         logs = super().train_step(data)
         self.mean.update_state(1.0)
-        self.add_loss(0.0)
         return logs
 
     def note(self) -> None:
@@ -1000,6 +1055,7 @@ FITS: dict[str, Callable[[], tuple[keras.Model, dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FITS)
 def test_fit_changes_nothing_after_its_first_epoch(name: str, collections_of: list[CheckpointGraph]) -> None:
     model, options = FITS[name]()
@@ -1007,18 +1063,17 @@ def test_fit_changes_nothing_after_its_first_epoch(name: str, collections_of: li
     model.compile(optimizer, "mse", metrics=["mae", keras.metrics.RootMeanSquaredError()], **options)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     saves = SavesAllTheTime(CheckpointGraph(checkpoint), collections_of)
-    noted = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: getattr(model, "note", int)())
+    noted = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: getattr(model, "note", int)())
     others = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.TerminateOnNaN(), noted]
     fit = {"batch_size": 2, "verbose": 0, "validation_data": (X, X[:, :1]), "callbacks": [saves, *others]}
     model.fit(X, X[:, :1], epochs=1, **fit)
+    model.predict(X, batch_size=2, verbose=0)  # makes a function, which is an object that TensorFlow saves
+    saves.graph.take()
     first = len(collections_of)
     model.fit(X, X[:, :1], epochs=3, **fit)
-    model.evaluate(X, X[:, :1], verbose=0, callbacks=[saves])
-    model.predict(X, verbose=0)
-    saves.graph.take()
+    model.evaluate(X, X[:, :1], batch_size=2, verbose=0, callbacks=[saves])
     assert len(collections_of) == first
     assert saves.counts[0] == 1
-    assert len(set(saves.counts)) <= 3, "a first epoch changes the graph at its first step and at its validation"
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "tf_function"])
