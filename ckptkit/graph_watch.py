@@ -5,8 +5,8 @@
 
 Collecting an object graph is the dear part of a save, 0.1 ms a variable, and it comes out the same nearly every time.
 What it is made of is cheap to compare: the attributes of Keras objects by identity, lists and dicts in them by their
-items, and the children that TensorFlow names for everything else. Nothing that is compared can have gone and left its
-place in memory to something new, because the watch holds it.
+items, the children that TensorFlow names for everything else, and what a class of the user's computes in its own way.
+Nothing that is compared can have gone and left its place in memory to something new, because the watch holds it.
 """
 
 from __future__ import annotations
