@@ -1,7 +1,7 @@
 """Values that are held as they were at one moment, and their way from there into a file.
 
     held = graph.take()                         # see ``snapshot.py``: nothing is copied
-    held.write("run/ckpt-1", staging)           # in the background
+    held.write("run/ckpt-1", buffers)           # in the background
 
 What is held costs memory as soon as the training updates it: TensorFlow then writes to a fresh buffer instead. So each
 value is staged, copied into warm memory, and let go at once. What is let go before the next update is never copied by
@@ -24,11 +24,12 @@ from ckptkit.replicas import common_key
 from ckptkit.staging import StagingBuffers
 from ckptkit.varint import decode_varint
 
-__all__ = ["Held", "HeldValue", "Staging", "Written"]
+__all__ = ["Held", "HeldValue", "Written"]
 
-_LARGE = 1 << 20  # bytes of a tensor that it pays to look at by itself
-_MOST = 1.2  # extra memory that a save may cost, as a share of the state
-_LEAST = 0.2  # of it that is used in any case
+# Of the state on the host, how much may be on its way to the disk in the background. More would not pay: a step that
+# updates what is held, and a step compiled by XLA always does, has made a copy by then. With that copy it is 1.2 times
+# the state. What a device holds is copied to the host as fast as it goes, for that copy takes the device's memory.
+_ON_ITS_WAY = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,6 @@ class HeldValue:
         """Bytes of the elements; 0 of strings and variants, which tell no size."""
         return int(self.tensor.shape.num_elements()) * int(self.tensor.dtype.size)
 
-    def address(self) -> int | None:
-        """Return where on the host the elements lie, None if they lie elsewhere."""
-        if not _is_on_host(self.tensor):
-            return None
-        return int(self.tensor.__array__().__array_interface__["data"][0])
-
 
 @dataclass(frozen=True)
 class Written:
@@ -59,64 +54,35 @@ class Written:
     staged_secs: float
 
 
-class Staging:
-    """Warm memory for saves, and as much of it as pays.
-
-    Staging pays for steps that update their variables in place, once nobody holds them. Others put a new buffer in the
-    place of the old one all the same: XLA decides so when a step begins, and a step shorter than the staging comes
-    before it. For these, what is held *is* the copy, and one more would only cost memory. Which kind of steps there are
-    is seen in the addresses of the large values: between two saves they have changed or not.
-    """
-
-    def __init__(self) -> None:
-        self.buffers = StagingBuffers()
-        self._moved = 1.0  # share of the state that was found elsewhere the last time; at first the worst
-        self._addresses: dict[str, int] = {}
-
-    def limit_bytes(self, values: Sequence[HeldValue]) -> int:
-        """Return how many bytes to stage ahead of the disk, seeing where the values lie now."""
-        state = sum(value.size_bytes for value in values)
-        large = {value.key: value for value in values if value.size_bytes >= _LARGE}
-        addresses = {key: at for key, value in large.items() if (at := value.address()) is not None}
-        known = addresses.keys() & self._addresses.keys()
-        if known:
-            moved = sum(large[key].size_bytes for key in known if addresses[key] != self._addresses[key])
-            self._moved = moved / sum(large[key].size_bytes for key in known)
-        self._addresses = addresses
-        share = min(1.0, max(_LEAST, _MOST - self._moved)) if addresses else 1.0
-        self.buffers.trim(int(share * state))
-        return int(share * state)
-
-    def close(self) -> None:
-        """Give the memory back."""
-        self.buffers.close()
-
-
 class Held:
     """A consistent view of all values at one moment; it is used up by writing it."""
 
     def __init__(self, values: Sequence[HeldValue]) -> None:
         self._values = list(values)
 
-    def write(self, prefix: str, staging: Staging | None = None, *, in_background: bool = False) -> Written:
+    def write(self, prefix: str, buffers: StagingBuffers | None = None, *, in_background: bool = False) -> Written:
         """Write a standard TensorFlow checkpoint at ``prefix``.
 
         Args:
             prefix: Path stem; what is there under that name is replaced.
-            staging: Memory to go through, None for some of its own.
+            buffers: Memory to go through, None for some of its own.
             in_background: Whether training goes on meanwhile, so that it pays to let go of the values early.
 
         Raises:
             OSError: It could not be written.
         """
-        staging = staging or Staging()
-        limit = staging.limit_bytes(self._values) if in_background else None
+        limit = self._room() if in_background else None
         self._drop_common()
         self._values.reverse()
-        with BundleWriter(prefix, staging.buffers, limit_bytes=limit) as writer:
+        with BundleWriter(prefix, buffers, limit_bytes=limit) as writer:
             while self._values:  # by pop alone: whatever else refers to a value holds it
                 _add(writer, self._values.pop())
         return Written(writer.entries, writer.staged_secs)
+
+    def _room(self) -> int:
+        """Return how many bytes may be on their way to the disk at once."""
+        shares = ((value.size_bytes, _ON_ITS_WAY if _is_on_host(value.tensor) else 1.0) for value in self._values)
+        return int(sum(size_bytes * share for size_bytes, share in shares))
 
     def _drop_common(self) -> None:
         """Let go of each replica's value that has the bytes of the common one."""

@@ -33,7 +33,6 @@ from ckptkit.errors import (
     ReadOnlyError,
 )
 from ckptkit.finding import best_of, find, nothing_to_restore
-from ckptkit.held import Staging
 from ckptkit.ledger import Ledger
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import SaveContext, SavePolicy
@@ -42,6 +41,7 @@ from ckptkit.reading import CheckpointFile
 from ckptkit.records import CheckpointRecord
 from ckptkit.saving import SaveJob, Took
 from ckptkit.snapshot import CheckpointGraph, read_extras
+from ckptkit.staging import StagingBuffers
 from ckptkit.stats import SaveRecorder, SaveStats
 from ckptkit.store import Store
 from ckptkit.writer import BackgroundWriter
@@ -120,7 +120,7 @@ class CheckpointManager:
         graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done))
         self._store = Store(self._directory, durable=durable)
         self._writer = BackgroundWriter()
-        self._staging = Staging()
+        self._buffers = StagingBuffers()
         self._recorder = SaveRecorder()
         max_to_keep = None if max_to_keep is None else int(max_to_keep)
         keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
@@ -262,7 +262,7 @@ class CheckpointManager:
             name,
             held,
             facts,
-            self._staging,
+            self._buffers,
             in_background,
             callbacks,
             ended,
@@ -355,7 +355,7 @@ class CheckpointManager:
         try:
             self.wait_until_finished()
         finally:
-            self._staging.close()
+            self._buffers.close()
             self._lock = None
             if self._free_lock is not None:
                 self._free_lock()

@@ -19,9 +19,10 @@ import tensorflow as tf
 from ckptkit.checksums import crc32c
 from ckptkit.dtypes import OF_ANY_LENGTH
 from ckptkit.errors import CheckpointSaveError
-from ckptkit.held import Held, Staging
+from ckptkit.held import Held
 from ckptkit.ledger import Ledger
 from ckptkit.records import CheckpointRecord, Manifest, TensorInfo, is_better
+from ckptkit.staging import StagingBuffers
 from ckptkit.store import Store
 
 __all__ = ["SaveJob", "Took"]
@@ -49,7 +50,7 @@ class SaveJob:
         name: The checkpoint's name, ``ckpt-1200``.
         held: Its values.
         facts: Step, epoch, batch, metrics and seconds so far, for the manifest.
-        staging: Warm memory to go through.
+        buffers: Warm memory to go through.
         in_background: Whether training goes on meanwhile.
         callbacks: Called after the commit, with the prefix if they take an argument.
         ended: Called when it is committed, with what it took, or with None if it could not be written.
@@ -63,7 +64,7 @@ class SaveJob:
         name: str,
         held: Held,
         facts: dict[str, Any],
-        staging: Staging,
+        buffers: StagingBuffers,
         in_background: bool,
         callbacks: Sequence[Callable[..., object]] = (),
         ended: Callable[[Took | None], None] = lambda took: None,
@@ -74,7 +75,7 @@ class SaveJob:
         self._name = name
         self._held = held
         self._facts = facts
-        self._staging = staging
+        self._buffers = buffers
         self._in_background = in_background
         self._callbacks = callbacks
         self._ended = ended
@@ -108,7 +109,7 @@ class SaveJob:
         pending = self._store.begin(self._name)
         try:
             began = time.perf_counter()
-            written = self._held.write(pending.prefix, self._staging, in_background=self._in_background)
+            written = self._held.write(pending.prefix, self._buffers, in_background=self._in_background)
             with open(pending.prefix + ".index", "rb") as index:
                 checksum = crc32c(index.read())
             written_at = time.perf_counter()

@@ -399,8 +399,7 @@ def _plain_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]
     """Yield each variable that can be read with the others in one go, and its key."""
     for each, tensors in serialized.items():
         variable = _plain_variable(each)
-        # Only the uninitialized kind can be without a value in eager mode.
-        if variable is not None and not isinstance(variable, resource_variable_ops.UninitializedVariable):
+        if variable is not None and not _is_empty(variable):
             (key,) = tensors
             yield each, key
 
