@@ -5,8 +5,8 @@
 
 Collecting an object graph is the dear part of a save, 0.1 ms a variable, and it comes out the same nearly every time.
 What it is made of is cheap to compare: the attributes of Keras objects by identity, lists and dicts in them by their
-items, and the children that TensorFlow names for everything else. Nothing that is compared can have gone and left its
-place in memory to something new, because the watch holds it.
+items, the children that TensorFlow names for everything else, and what a class of the user's computes in its own way.
+Nothing that is compared can have gone and left its place in memory to something new, because the watch holds it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _OWNERS = (
 )
 _VARIABLES = (keras.Variable, tf.Variable)
 _TRACKABLE = tf.__internal__.tracking.Trackable
-_COMPUTED = ("variables", "metrics_variables", "metrics", "weights")
+# What Keras computes from attributes, and a class of the user's may compute in its own way.
+_COMPUTED = ("variables", "metrics_variables", "metrics", "_flatten_layers", "_layers", "_trackable_children")
 
 
 class GraphWatch:
@@ -47,7 +48,6 @@ class GraphWatch:
         self._values = [(item, item.value) for item in objects if isinstance(item, keras.Variable)]
         self._tracked: list[tuple[Any, list[str], list[Any]]] = []
         self._owners: list[tuple[Any, list[Any]]] = []
-        self._computed: list[tuple[Any, str, list[Any]]] = []
         seen: set[int] = set()
         for item in objects:  # grows: what an attribute leads to has attributes of its own
             if id(item) in seen or isinstance(item, _VARIABLES):
@@ -56,9 +56,8 @@ class GraphWatch:
             if isinstance(item, _OWNERS):
                 attributes = _attributes(item)
                 self._owners.append((item, attributes))
-                self._computed.extend((item, name, _computed(item, name)) for name in _overridden(type(item)))
                 objects.extend(found for found in attributes if isinstance(found, _OWNERS))
-            else:
+            if not isinstance(item, _OWNERS) or _computes(type(item)):
                 self._tracked.append((item, *self._tracked_by(item)))
 
     def is_unchanged(self) -> bool:
@@ -67,18 +66,20 @@ class GraphWatch:
             all(item.value is value for item, value in self._values)
             and all(_same(_attributes(owner), before) for owner, before in self._owners)
             and all(self._has(item, names, before) for item, names, before in self._tracked)
-            and all(_same(_computed(owner, name), before) for owner, name, before in self._computed)
         )
 
     def _has(self, item: Any, names: list[str], before: list[Any]) -> bool:
-        now, children = self._tracked_by(item)
-        return now == names and _same(children, before)
+        now, found = self._tracked_by(item)
+        return now == names and _same(found, before)
 
     def _tracked_by(self, item: Any) -> tuple[list[str], list[Any]]:
-        children = self._children_of(item)
-        # Slots of optimizers that are not Keras 3's are no children.
-        slots = _attributes(item) if hasattr(item, "_create_or_restore_slot_variable") else []
-        return list(children), [*children.values(), *slots]
+        children = self._children_of(item) if isinstance(item, _TRACKABLE) else {}
+        found = list(children.values())
+        if isinstance(item, _OWNERS):
+            found += [*getattr(item, "variables", ()), *getattr(item, "metrics_variables", ())]
+        elif hasattr(item, "_create_or_restore_slot_variable"):
+            found += _attributes(item)  # slots of optimizers that are not Keras 3's are no children
+        return list(children), found
 
 
 def _same(now: list[Any], before: list[Any]) -> bool:
@@ -101,43 +102,62 @@ def _take(value: Any, found: list[Any]) -> None:
     found.append(value)
 
 
+def _take_and_look_into(value: Any, found: list[Any]) -> None:
+    found.append(value)
+    # TensorFlow's wrappers pretend to be what they wrap, and do not see into Keras' containers in it.
+    if isinstance(value, dict):
+        _look_into_dict(value, found)
+    elif isinstance(value, (list, tuple)):
+        _look_into_items(value, found)
+
+
 def _look_into_items(values: Iterable[Any], found: list[Any]) -> None:
+    start, passed = len(found), 0
     for value in values:
-        look = _LOOK[type(value)]
+        look, before = _LOOK[type(value)], len(found)
         if look is not None:
             look(value, found)
-    found.append(_END)  # ([a], b) is not (a, [b])
+        if len(found) == before:
+            passed += 1  # moves the places of those that follow, and only these: a history may grow
+        elif passed:
+            found[before:before] = [None] * passed
+            passed = 0
+    if len(found) > start:
+        found.append(_END)  # ([a], b) is not (a, [b])
 
 
 def _look_into_dict(values: Mapping[Any, Any], found: list[Any]) -> None:
+    start = len(found)
     for key, value in values.items():
         look = _LOOK[type(value)]
         if look is not None:
             found.append(key)
+            before = len(found)
             look(value, found)
-    found.append(_END)
+            if len(found) == before:
+                found.pop()
+    if len(found) > start:
+        found.append(_END)
 
 
-def _overridden(kind: type[Any]) -> list[str]:
-    """Return which properties, that Keras computes from attributes, a class of the user's computes in its own way."""
-    return [name for name in _COMPUTED if not _is_keras(getattr(kind, name, None))]
+def _computes(kind: type[Any]) -> bool:
+    """Say whether a class of the user's computes in its own way what Keras computes from attributes."""
+    return not all(_is_theirs(getattr(kind, name, None)) for name in _COMPUTED)
 
 
-def _is_keras(member: Any) -> bool:
-    function = getattr(member, "fget", None)
-    return function is None or function.__module__.partition(".")[0] == "keras"
-
-
-def _computed(owner: Any, name: str) -> list[Any]:
-    return list(getattr(owner, name))
+def _is_theirs(member: Any) -> bool:
+    module = getattr(getattr(member, "fget", member), "__module__", None)
+    return member is None or str(module).partition(".")[0] in ("keras", "tensorflow")
 
 
 class _Looks(dict[type[Any], Any]):
     """How to look at a value, by its type; None for what leads to nothing that could be saved."""
 
     def __missing__(self, kind: type[Any]) -> Any:
-        if issubclass(kind, (*_OWNERS, *_VARIABLES, _TRACKABLE)):
+        if issubclass(kind, (*_OWNERS, *_VARIABLES)):
             look: Any = _take
+        elif issubclass(kind, _TRACKABLE):
+            look = _take_and_look_into
         elif issubclass(kind, dict):
             look = _look_into_dict
         else:

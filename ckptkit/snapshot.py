@@ -67,10 +67,15 @@ GRAPH_KEY = base.OBJECT_GRAPH_PROTO_KEY
 WHOLE_GRAPH_KEY = "_CKPTKIT_OBJECT_GRAPH"
 EXTRA = "_CKPTKIT/"
 ADDITION = "_ckptkit"
+_LARGE = 1 << 20  # bytes of a variable that it pays to do something for by itself
 _POSITION = "_STATE"  # what TensorFlow calls an iterator's only value
 
 # A TrackableObjectGraph proto; generated classes are Any to a type checker.
 ObjectGraph: TypeAlias = Any
+_PLAIN_SERIALIZERS = (
+    keras.Variable._serialize_to_tensors,
+    resource_variable_ops.BaseResourceVariable._serialize_to_tensors,
+)
 _new_graph = trackable_object_graph_pb2.TrackableObjectGraph
 
 
@@ -121,7 +126,7 @@ class CheckpointGraph:
         others = [each for each in savables if id(each.trackable) not in plain and _may_have_values(each.trackable)]
         objects = [each.trackable for each in data if not isinstance(each.trackable, _Addition)]
         plan = _Plan(
-            GraphWatch(objects, view.children),
+            GraphWatch([self._checkpoint, *objects], view.children),  # it has the counter, whatever the root is
             _reads([(each.trackable, plain[id(each.trackable)]) for each in savables if id(each.trackable) in plain]),
             tuple(others),
             _attributes_of(others, whole),
@@ -157,10 +162,13 @@ class _Read:
     device: str
     keys: tuple[str, ...]
     handles: tuple[tf.Tensor, ...]
+    large: tuple[tf.Tensor, ...]
     attributes: tuple[Any, ...]
 
     def values(self) -> Iterator[HeldValue]:
         with tf.device(self.device):  # their own: the copy to the host is the writer's work
+            for handle in self.large:  # after a sparse update they would be copied, now, by being read
+                tf.raw_ops.DisableCopyOnRead(resource=handle)
             tensors = execute.execute(
                 b"_ReadVariablesOp", len(self.handles), list(self.handles), self.attributes, context.context()
             )
@@ -382,21 +390,27 @@ def _keys(node: Any) -> list[str]:
 
 def _may_have_values(trackable: Any) -> bool:
     """Say whether an object is of a kind that has values of its own, like a table, and not just children."""
-    return any(
-        getattr(type(trackable), name) is not getattr(base.Trackable, name)
-        for name in ("_serialize_to_tensors", "_gather_saveables_for_checkpoint")
-    )
+    gather = trackable._gather_saveables_for_checkpoint
+    is_usual = getattr(gather, "__func__", None) is base.Trackable._gather_saveables_for_checkpoint
+    return saveable_object_util.trackable_has_serialize_to_tensor(trackable) or not is_usual or bool(gather())
 
 
 def _plain_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
     """Yield each variable that can be read with the others in one go, and its key."""
     for each, tensors in serialized.items():
-        owner = _owner(each)
-        variable = resource_variable(owner)
-        if variable is not None and not is_distributed(owner) and not _is_empty(variable) and len(tensors) == 1:
-            key, value = next(iter(tensors.items()))
-            if not isinstance(value, dict):
-                yield owner, key
+        variable = _plain_variable(each)
+        if variable is not None and not _is_empty(variable):
+            (key,) = tensors
+            yield each, key
+
+
+def _plain_variable(trackable: Any) -> tf.Variable | None:
+    """Return the resource variable whose value is all that TensorFlow saves of an object; None if it is not so."""
+    variable = resource_variable(trackable)
+    if variable is None:
+        return None
+    serializers = [getattr(each._serialize_to_tensors, "__func__", None) for each in (trackable, variable)]
+    return variable if all(each in _PLAIN_SERIALIZERS for each in serializers) else None
 
 
 def _reads(variables: Iterable[tuple[Any, str]]) -> tuple[_Read, ...]:
@@ -410,10 +424,16 @@ def _reads(variables: Iterable[tuple[Any, str]]) -> tuple[_Read, ...]:
             device,
             tuple(key for _, key in found),
             tuple(variable.handle for variable, _ in found),
+            tuple(variable.handle for variable, _ in found if _is_large(variable)),
             ("N", len(found), "dtypes", [variable.dtype.as_datatype_enum for variable, _ in found]),
         )
         for device, found in by_device.items()
     )
+
+
+def _is_large(variable: tf.Variable) -> bool:
+    count = variable.shape.num_elements()
+    return count is None or count * variable.dtype.size >= _LARGE
 
 
 def _graph_values(whole: ObjectGraph) -> tuple[HeldValue, ...]:
@@ -439,7 +459,7 @@ def _owner(serialized: Any) -> Any:
 
 def _read(serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[HeldValue]:
     for each, tensors in serialized:
-        variable, replicas = resource_variable(each), replicas_of(_owner(each))
+        variable, replicas = _plain_variable(each), replicas_of(_owner(each))
         for key, value in tensors.items():
             for slice_spec, item in (value if isinstance(value, dict) else {"": value}).items():
                 tensor = _hold(variable, item)
@@ -450,7 +470,7 @@ def _read(serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[HeldV
 
 
 def _hold(variable: tf.Variable | None, item: Any) -> tf.Tensor | None:
-    if variable is not None and not is_distributed(variable):
+    if variable is not None:
         with tf.device(variable.device):
             return None if _is_empty(variable) else variable.read_value_no_copy()
     if isinstance(item, saveable_object.SaveSpec):

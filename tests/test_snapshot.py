@@ -17,13 +17,14 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.checkpoint import checkpoint as tf_checkpoint
-from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util
+from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util, util
 from tensorflow.python.checkpoint import restore as tf_restore
 from tensorflow.python.distribute import sharded_variable
+from tensorflow.python.eager import context, execute
 from tensorflow.python.ops import resource_variable_ops
 from tensorflow.python.saved_model import registration
 from tensorflow.python.trackable import base
-from tensorflow.python.training.saving import saveable_object
+from tensorflow.python.training.saving import saveable_object, saveable_object_util
 
 from ckptkit import CheckpointError, CheckpointManager
 from ckptkit.snapshot import CheckpointGraph, is_variable, resource_variable
@@ -420,6 +421,61 @@ def test_a_checkpoint_with_a_variable_without_a_value_is_restored(tmp_path: Path
     assert not empty.is_initialized()
 
 
+def test_a_variable_with_a_serializer_of_its_own_is_saved_as_it_says(tmp_path: Path) -> None:
+    class Half(keras.Variable):
+        def _serialize_to_tensors(self) -> dict[str, Any]:
+            return {"VARIABLE_VALUE": self.value / 2.0}
+
+    half = Half(2.0)
+    manager = CheckpointManager(tf.train.Checkpoint(v=half), tmp_path, None)
+    assert float(tf.train.load_variable(manager.save(), "v" + VALUE)) == 1.0
+    half.assign(6.0)
+    assert float(tf.train.load_variable(manager.save(), "v" + VALUE)) == 3.0
+
+
+def test_a_large_variable_is_not_copied_by_a_save_after_a_sparse_update() -> None:
+    variable = tf.Variable(tf.zeros([1 << 18]))  # a megabyte
+    graph = CheckpointGraph(tf.train.Checkpoint(v=variable))
+    for _ in range(2):
+        variable.scatter_update(tf.IndexedSlices([9.0], [1]))
+        (held,) = [value.tensor for value in graph.take()._values if value.key == "v" + VALUE]
+        assert address(held) == address(variable.read_value_no_copy())
+
+
+@pytest.mark.parametrize("where", ["thread", "scope", "device"])
+def test_what_was_collected_elsewhere_is_held_here(where: str, tmp_path: Path) -> None:
+    variables = [tf.Variable(float(number)) for number in range(3)]
+    model, _ = make_network()
+    graph = CheckpointGraph(tf.train.Checkpoint(variables=variables, model=model, text=Text("a")))
+    if where == "thread":
+        thread = threading.Thread(target=graph.take)
+        thread.start()
+        thread.join()
+    else:
+        with tf.distribute.MirroredStrategy(["/cpu:0"]).scope() if where == "scope" else tf.device("cpu:0"):
+            graph.take()
+    plan = graph._plan
+    variables[1].assign(7.0)
+    graph.take().write(str(tmp_path / "c"))
+    assert plan is not None
+    assert graph._plan is plan
+    assert float(tf.train.load_variable(str(tmp_path / "c"), "variables/1" + VALUE)) == 7.0
+
+
+def test_what_was_collected_here_is_held_in_a_thread_and_in_a_scope() -> None:
+    variable = tf.Variable(1.0)
+    graph = CheckpointGraph(tf.train.Checkpoint(v=variable))
+    graph.take()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(graph.take()))
+    thread.start()
+    thread.join()
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        found.append(graph.take())
+    values = [float(value.tensor) for held in found for value in held._values if value.key == "v" + VALUE]
+    assert values == [1.0, 1.0]
+
+
 def test_an_unbuilt_layer_is_saved_as_far_as_it_is_there(tmp_path: Path) -> None:
     model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
     manager = CheckpointManager(tf.train.Checkpoint(model=model, v=tf.Variable(1.0)), tmp_path, None)
@@ -488,23 +544,176 @@ def view() -> graph_view.ObjectGraphView:
     return graph_view.ObjectGraphView(_Root.checkpoint)
 
 
-def test_contract_serialize_graph_view_returns_tensors_feeds_savers_and_graph(view: Any) -> None:
-    returned = save_util.serialize_graph_view(view)
-    assert len(returned) == 4, LOST + "serialize_graph_view does not return four things"
-    tensors, feeds, savers, graph = returned
-    found = {key: value for by_key in tensors.values() for key, value in by_key.items()}
-    assert feeds is None, LOST + "serialize_graph_view returns feeds in eager mode"
-    assert dict(savers) == {}, LOST + "serialize_graph_view returns registered savers where there are none"
-    assert list(found) == ["v" + VALUE], LOST + "serialize_graph_view does not map trackables to values by key"
-    assert isinstance(graph, trackable_object_graph_pb2.TrackableObjectGraph), LOST + "serialize_graph_view's graph"
+def serialize(checkpoint: tf.train.Checkpoint) -> tuple[dict[str, Any], Any, list[Any]]:
+    """Do as snapshot.py does: return the values by key, the graph, and the objects that stand for the values."""
+    data, ids = save_util._gather_trackable_data(graph_view.ObjectGraphView(checkpoint), None)
+    graph = save_util._fill_object_graph_proto(data)
+    table = save_util._get_and_write_tensors_to_serialize(data, ids, None, None, graph)
+    return {key: value for by_key in table.values() for key, value in by_key.items()}, graph, list(table)
 
 
-def test_contract_serialize_graph_view_gives_slices_as_a_dict() -> None:
+def test_contract_split_trackables_tells_tensors_python_state_and_savers_apart() -> None:
+    text, checkpoint = Text("a"), tf.train.Checkpoint(v=tf.Variable(1.0))
+    checkpoint.text = text
+    data, _ = save_util._gather_trackable_data(graph_view.ObjectGraphView(checkpoint), None)
+    returned = save_util._split_trackables(data)
+    assert len(returned) == 3, LOST + "_split_trackables does not return three things"
+    tensors, states, registered = returned
+    assert [each.trackable for each in tensors] == [checkpoint, checkpoint.v], LOST + "_split_trackables: tensors"
+    assert [each.trackable for each in states] == [text], LOST + "_split_trackables: Python state"
+    assert dict(registered) == {}, LOST + "_split_trackables returns registered savers where there are none"
+
+
+def test_contract_split_trackables_puts_an_object_with_a_registered_saver_under_its_name() -> None:
+    class HasSaver(tf.Module):
+        pass
+
+    registration.register_checkpoint_saver(
+        name="contract_saver",
+        predicate=lambda obj: isinstance(obj, HasSaver),
+        save_fn=lambda trackables, file_prefix: [],
+        restore_fn=lambda trackables, merged_prefix: None,
+    )
+    checkpoint = tf.train.Checkpoint(own=HasSaver())
+    data, _ = save_util._gather_trackable_data(graph_view.ObjectGraphView(checkpoint), None)
+    _, _, registered = save_util._split_trackables(data)
+    ((name, found),) = registered.items()
+    assert "contract_saver" in name, LOST + "_split_trackables: names of savers"
+    assert [each.trackable for each in found] == [checkpoint.own], LOST + "_split_trackables: objects of a saver"
+
+
+def test_contract_fill_object_graph_proto_writes_children_and_no_values(view: Any) -> None:
+    graph = save_util._fill_object_graph_proto(save_util._gather_trackable_data(view, None)[0])
+    assert isinstance(graph, trackable_object_graph_pb2.TrackableObjectGraph), LOST + "_fill_object_graph_proto's graph"
+    children = [[(child.local_name, child.node_id) for child in node.children] for node in graph.nodes]
+    assert children == [[("v", 1)], []], LOST + "_fill_object_graph_proto: children"
+    assert not any(node.attributes for node in graph.nodes), LOST + "_fill_object_graph_proto writes values"
+
+
+def test_contract_tensors_to_serialize_come_by_object_and_key_and_are_told_to_the_graph() -> None:
+    checkpoint = tf.train.Checkpoint(v=tf.Variable([1.0, 2.0]), text=Text("a"))
+    values, graph, objects = serialize(checkpoint)
+    assert {"v" + VALUE, "text/.ATTRIBUTES/py_state"} == set(values), LOST + "_get_and_write_tensors_to_serialize: keys"
+    assert {id(checkpoint.v), id(checkpoint.text)} <= {id(each) for each in objects}, LOST + "objects of values"
+    told = {attribute.checkpoint_key for node in graph.nodes for attribute in node.attributes}
+    assert told == set(values), LOST + "_get_and_write_tensors_to_serialize does not tell the graph"
+
+
+def test_contract_tensors_to_serialize_go_into_a_graph_of_as_many_nodes() -> None:
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0), text=Text("a"))
+    data, ids = save_util._gather_trackable_data(graph_view.ObjectGraphView(checkpoint), None)
+    kind = trackable_object_graph_pb2.TrackableObjectGraph
+    graph = kind(nodes=[kind.TrackableObject()] * len(ids))
+    (text,) = [each for each in data if each.trackable is checkpoint.text]
+    table = save_util._get_and_write_tensors_to_serialize([text], ids, None, None, graph)
+    assert len(table) == 1, LOST + "_get_and_write_tensors_to_serialize of some objects"
+    filled = [number for number, node in enumerate(graph.nodes) if node.attributes]
+    assert filled == [text.node_id], LOST + "_get_and_write_tensors_to_serialize: places in the graph"
+
+
+def test_contract_slices_come_as_a_dict_and_their_object_is_wrapped() -> None:
     whole = sharded_variable.ShardedVariable([tf.Variable([1.0]), tf.Variable([2.0])])
-    checkpoint = tf.train.Checkpoint(s=whole)
-    tensors, _, _, _ = save_util.serialize_graph_view(graph_view.ObjectGraphView(checkpoint))
-    (by_key,) = [by_key for by_key in tensors.values() if "s" + VALUE in by_key]
-    assert isinstance(by_key["s" + VALUE], dict), LOST + "a sharded variable is not serialized as slices by name"
+    values, _, objects = serialize(tf.train.Checkpoint(s=whole))
+    assert isinstance(values["s" + VALUE], dict), LOST + "a sharded variable is not serialized as slices by name"
+    wrapped = [each for each in objects if isinstance(each, saveable_object_util.SaveableCompatibilityConverter)]
+    assert [each.obj for each in wrapped if each.obj is whole] == [whole], LOST + "SaveableCompatibilityConverter.obj"
+
+
+def test_contract_add_checkpoint_values_check_marks_what_has_values_below() -> None:
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0), empty=tf.Module())
+    _, graph, _ = serialize(checkpoint)
+    assert not any(node.has_checkpoint_values.value for node in graph.nodes), LOST + "values are marked before"
+    util.add_checkpoint_values_check(graph)
+    by_name = {child.local_name: graph.nodes[child.node_id] for child in graph.nodes[0].children}
+    marked = {name: node.has_checkpoint_values.value for name, node in by_name.items()}
+    assert marked == {"v": True, "empty": False}, LOST + "add_checkpoint_values_check"
+    assert graph.nodes[0].has_checkpoint_values.value, LOST + "add_checkpoint_values_check: parents"
+
+
+def test_contract_the_base_class_has_no_values() -> None:
+    plain = tf.Module()
+    gather = plain._gather_saveables_for_checkpoint
+    assert gather.__func__ is base.Trackable._gather_saveables_for_checkpoint, LOST + "_gather_saveables_for_checkpoint"
+    assert dict(gather()) == {}, LOST + "_gather_saveables_for_checkpoint of an object without values"
+    assert plain._serialize_to_tensors.__func__ is base.Trackable._serialize_to_tensors, LOST + "_serialize_to_tensors"
+    assert not saveable_object_util.trackable_has_serialize_to_tensor(plain), LOST + "has_serialize_to_tensor"
+
+
+def test_contract_an_object_with_a_serializer_is_told_by_its_class_and_by_itself() -> None:
+    alone = tf.Module()
+    alone._serialize_to_tensors = dict
+    tells = saveable_object_util.trackable_has_serialize_to_tensor
+    assert all(map(tells, (Text("a"), make_table(), tf.Variable(1.0), alone))), LOST + "has_serialize_to_tensor"
+
+
+def test_contract_what_a_loaded_object_gathers_is_its_own() -> None:
+    module = tf.Module()
+    vars(module)["_self_saveable_object_factories"] = {"a": tf.Variable(1.0)}
+    assert list(module._gather_saveables_for_checkpoint()) == ["a"], LOST + "_self_saveable_object_factories"
+
+
+@pytest.mark.parametrize("make", [tf.Variable, keras.Variable], ids=["tf", "keras"])
+def test_contract_a_plain_variable_serializes_as_its_base_class_does(make: Callable[[Any], Any]) -> None:
+    serialize = resource_variable_ops.BaseResourceVariable._serialize_to_tensors
+    expected = keras.Variable._serialize_to_tensors if make is keras.Variable else serialize
+    variable = make([1.0])
+    assert variable._serialize_to_tensors.__func__ is expected, LOST + "_serialize_to_tensors of variables"
+    assert resource_variable(variable)._serialize_to_tensors.__func__ is serialize, LOST + "BaseResourceVariable"
+    assert list(variable._serialize_to_tensors()) == [base.VARIABLE_VALUE_KEY], LOST + "a variable has more values"
+
+
+def read_all(variables: list[tf.Variable]) -> list[tf.Tensor]:
+    """Read with the op that snapshot.py uses."""
+    dtypes = [variable.dtype.as_datatype_enum for variable in variables]
+    attributes = ("N", len(variables), "dtypes", dtypes)
+    handles = [variable.handle for variable in variables]
+    return list(execute.execute(b"_ReadVariablesOp", len(handles), handles, attributes, context.context()))
+
+
+def test_contract_one_op_reads_variables_of_all_dtypes() -> None:
+    variables = [tf.Variable(value) for value in VALUES.values()]
+    tensors = read_all(variables)
+    assert [tensor.dtype for tensor in tensors] == [value.dtype for value in VALUES.values()], LOST + "_ReadVariablesOp"
+    wrong = [name for (name, value), tensor in zip(VALUES.items(), tensors) if not same_bits(tensor, value)]
+    assert wrong == [], LOST + "_ReadVariablesOp: values"
+    assert {tensor.device for tensor in tensors} == {variables[0].device}, LOST + "_ReadVariablesOp: device"
+
+
+def test_contract_one_op_reads_a_single_variable() -> None:
+    assert [tensor.numpy().tolist() for tensor in read_all([tf.Variable([1.0])])] == [[1.0]], LOST + "one variable"
+
+
+def test_contract_one_op_reads_the_buffers_of_all_variables() -> None:
+    variables = [tf.Variable(tf.range(1000.0)) for _ in range(3)]
+    first, second = (list(map(address, read_all(variables))) for _ in range(2))
+    assert first == second, LOST + "_ReadVariablesOp copies"
+    assert first == [address(v.read_value_no_copy()) for v in variables], LOST + "_ReadVariablesOp copies"
+
+
+def test_contract_one_op_copies_after_a_sparse_update_until_it_is_told_not_to() -> None:
+    variable = tf.Variable(tf.range(1000.0))
+    variable.scatter_update(tf.IndexedSlices([9.0], [1]))
+    first, second = read_all([variable, variable])
+    assert address(first) != address(second), LOST + "_ReadVariablesOp shares: DisableCopyOnRead is not needed"
+    tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
+    third, fourth = read_all([variable, variable])
+    assert address(third) == address(fourth), LOST + "DisableCopyOnRead"
+    variable.scatter_update(tf.IndexedSlices([7.0], [1]))
+    held = [float(tensor[1]) for tensor in (first, second, third, fourth)]
+    assert held == [9.0] * 4, LOST + "a sparse update changes what is held"
+
+
+def test_contract_an_update_of_what_one_op_holds_goes_to_a_fresh_buffer() -> None:
+    variable = tf.Variable(tf.range(1000.0))
+    (held,) = read_all([variable])
+    variable.assign_add(tf.ones([1000]))
+    assert float(held[1]) == 1.0, LOST + "updates are not copy on write any more"
+
+
+def test_contract_one_op_does_not_tell_that_a_variable_has_no_value() -> None:
+    empty = resource_variable_ops.UninitializedVariable(shape=[2], dtype=tf.float32)
+    (found,) = read_all([empty])
+    assert found.shape == (0,), LOST + "_ReadVariablesOp of a variable without a value, which snapshot.py keeps from it"
 
 
 def test_contract_gather_trackable_data_describes_live_objects(view: Any) -> None:
@@ -668,9 +877,7 @@ def test_contract_a_save_spec_gives_its_tensor_when_asked() -> None:
 
 def test_contract_the_save_spec_of_a_variable_without_value_is_none() -> None:
     empty = resource_variable_ops.UninitializedVariable(shape=[2], dtype=tf.float32)
-    checkpoint = tf.train.Checkpoint(v=empty)
-    tensors, _, _, _ = save_util.serialize_graph_view(graph_view.ObjectGraphView(checkpoint))
-    (spec,) = [value for by_key in tensors.values() for key, value in by_key.items() if key.startswith("v/")]
+    spec = serialize(tf.train.Checkpoint(v=empty))[0]["v" + VALUE]
     assert isinstance(spec, saveable_object.SaveSpec), LOST + "variables are not serialized as SaveSpec"
     assert spec.tensor is None, LOST + "SaveSpec.tensor of an uninitialized variable"
 
