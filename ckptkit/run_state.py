@@ -23,7 +23,7 @@ from ckptkit.errors import CheckpointDamagedError
 
 __all__ = ["FitState", "RunState", "pack", "unpack"]
 
-_PLAIN = (str, int, float, bool, type(None))
+_PLAIN = frozenset({int, float, bool, type(None)})
 _MARK = "__ckptkit__"  # in place of a value that JSON does not know
 _DTYPES = frozenset(  # of arrays that TensorFlow can store
     [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
@@ -155,9 +155,9 @@ def _packed(value: Any, path: str, store: Callable[[Any], int]) -> Any:
     if isinstance(value, bytes):
         return {_MARK: "bytes", "value": base64.b64encode(value).decode()}
     if isinstance(value, tuple):
-        return {_MARK: "tuple", "value": [_packed(item, f"{path}[{at}]", store) for at, item in enumerate(value)]}
+        return {_MARK: "tuple", "value": _packed_items(value, path, store)}
     if isinstance(value, list):
-        return [_packed(item, f"{path}[{at}]", store) for at, item in enumerate(value)]
+        return _packed_items(value, path, store)
     if isinstance(value, Mapping):
         where = f"a key of {path or 'the value'}"
         items = [[_packed(key, where, store), _packed(value[key], f"{path}[{key!r}]", store)] for key in value]
@@ -175,6 +175,12 @@ def _packed(value: Any, path: str, store: Callable[[Any], int]) -> Any:
         f"cannot store {path or 'the value'}: {type(value).__name__} is not a number, text, bytes, array, "
         "or a list, tuple or dict of these."
     )
+
+
+def _packed_items(items: Sequence[Any], path: str, store: Callable[[Any], int]) -> list[Any]:
+    if _PLAIN.issuperset(map(type, items)):  # the state of a random generator has hundreds, at every save
+        return list(items)
+    return [_packed(item, f"{path}[{at}]", store) for at, item in enumerate(items)]
 
 
 def _unpacked(value: Any, load: Callable[[int], Any]) -> Any:
