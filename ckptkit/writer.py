@@ -57,6 +57,8 @@ class BackgroundWriter:
 
     def raise_error(self) -> None:
         """Raise the first error since the last call, if there was one."""
+        if self._error is None:  # asked at every step, which must not wait for the lock
+            return
         with self._changed:
             error, self._error = self._error, None
         if error is not None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import sys
+import threading
 
 import keras
 import numpy as np
@@ -456,3 +458,55 @@ def test_a_model_that_cannot_be_built_from_shapes_is_restored_when_fit_builds_it
         [*whole.weights, *whole.optimizer.variables]
     )
     assert "cannot be built from the shapes of its data" in caplog.text
+
+
+# What a batch without a save costs ---------------------------------------------------------------------------------
+
+
+class Watched:
+    """A log of a train step that knows in which thread it was made a number of."""
+
+    def __init__(self, converted):
+        self._converted = converted
+
+    def __float__(self):
+        self._converted.append(threading.current_thread() is threading.main_thread())
+        return 0.5
+
+
+class TrainsOnNothing(keras.Sequential):
+    """A model whose steps cost nothing and return logs that are watched."""
+
+    def make_train_function(self, force=False):
+        self.converted = []
+        self.train_function = lambda iterator: {"loss": Watched(self.converted)}
+
+
+def converted(callbacks):
+    """How often the logs of train steps are made numbers in an epoch, and how often of it in the thread that trains."""
+    model = TrainsOnNothing([keras.layers.Input((6,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    fit(model, *callbacks, epochs=1)
+    return len(model.converted), sum(model.converted)
+
+
+def test_logs_are_made_numbers_by_keras_alone_so_that_no_batch_waits_for_the_device_because_of_us(directory):
+    # Keras does so once a batch: in the thread that trains with TensorFlow, in another one where a backend allows it.
+    without_us = converted([keras.callbacks.Callback()])
+    assert without_us[0] == STEPS
+    assert converted([ckptkit.TrainingCheckpoint(directory, save_freq=10**9)]) == without_us
+
+
+def test_a_batch_without_a_save_takes_a_handful_of_calls(directory):
+    calls = []
+
+    def profile(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(os.path.dirname(ckptkit.__file__)):
+            calls.append(frame.f_code.co_name)
+
+    class Profile(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            sys.setprofile(profile if batch in (3, 4, 5) else None)
+
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=10**9), Profile(), epochs=1)
+    assert len(calls) <= 3 * 12, calls
