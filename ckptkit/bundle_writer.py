@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -34,7 +33,6 @@ class BundleWriter:
     Args:
         prefix: Path stem, ``run/ckpt-1``; its folder exists, and what is there under that name is replaced.
         buffers: Warm memory to go through, None for some of its own.
-        limit_bytes: How much of it may be in use at once; None for a little, so that :meth:`add` waits for the disk.
         shards: The number of data shards.
     """
 
@@ -43,7 +41,6 @@ class BundleWriter:
         prefix: str | os.PathLike[str],
         buffers: StagingBuffers | None = None,
         *,
-        limit_bytes: int | None = None,
         shards: int = 1,
     ) -> None:
         self.prefix = os.fspath(prefix)
@@ -52,9 +49,7 @@ class BundleWriter:
         memory = buffers or StagingBuffers()
         with ExitStack() as stack:
             self._streams = [
-                stack.enter_context(
-                    ShardStream(shard_path(self.prefix, shard, shards), memory, limit_bytes=limit_bytes)
-                )
+                stack.enter_context(ShardStream(shard_path(self.prefix, shard, shards), memory))
                 for shard in range(shards)
             ]
             self._open = stack.pop_all()
@@ -70,12 +65,12 @@ class BundleWriter:
 
     @property
     def staged_secs(self) -> float:
-        """Seconds that copying took."""
+        """Seconds that copying and checksumming took."""
         return sum(stream.staged_secs for stream in self._streams)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """What was added; the checksums are there when it is finished."""
+        """What was added."""
         return tuple(self._entries.values())
 
     def add(
@@ -85,7 +80,8 @@ class BundleWriter:
 
         Args:
             key: Its name.
-            values: Its values; bytes objects for strings and variants.
+            values: Its values; bytes objects for strings and variants. They must not change before the writer is
+                finished: large ones are written from where they are.
             slice_spec: Which part of it these are, as TensorFlow says it: ``20 10 0,5:-``, or "" if it is all.
             dtype: TensorFlow's name of its type, where NumPy's does not tell: ``variant``, ``qint8``.
             shard: The data shard to write to.
@@ -115,7 +111,6 @@ class BundleWriter:
     def finish(self) -> None:
         """Write the index: from now on the checkpoint is there."""
         self._open.close()
-        self._entries = {key: self._checked(entry) for key, entry in self._entries.items()}
         content = encode_index(self._entries.values(), self._shards)
         with open(f"{self.prefix}.index", "wb") as file:
             file.write(content)
@@ -125,16 +120,8 @@ class BundleWriter:
         if name in OF_ANY_LENGTH:
             encode = encode_strings if name == "string" else encode_variants
             content, checksum = encode(values.reshape(-1).tolist())
-            return Entry(key, name, values.shape, shard, stream.append(content), len(content), checksum)
+            offset, _ = stream.append(content)
+            return Entry(key, name, values.shape, shard, offset, len(content), checksum)
         array = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(values.shape)
-        return Entry(key, name, values.shape, shard, stream.append(array), array.nbytes)
-
-    def _checked(self, entry: Entry) -> Entry:
-        """Return an entry, and those of its slices, with the checksum of what went to the disk."""
-        if entry.slices:
-            return replace(
-                entry, slices=tuple(replace(stored, entry=self._checked(stored.entry)) for stored in entry.slices)
-            )
-        if entry.dtype in OF_ANY_LENGTH or not entry.size:
-            return entry
-        return replace(entry, checksum=self._streams[entry.shard].checksums[entry.offset])
+        offset, checksum = stream.append(array)
+        return Entry(key, name, values.shape, shard, offset, array.nbytes, checksum)

@@ -3,9 +3,10 @@
     held = graph.take()                         # see ``snapshot.py``: nothing is copied
     held.write("run/ckpt-1", buffers)           # in the background
 
-What is held costs memory as soon as the training updates it: TensorFlow then writes to a fresh buffer instead. So each
-value is staged, copied into warm memory, and let go at once. What is let go before the next update is never copied by
-TensorFlow; what is not is still right. On an accelerator staging is the copy to the host.
+What is held costs memory as soon as the training updates it: TensorFlow then writes to a fresh buffer instead. So small
+values are copied into warm memory and let go at once. Large ones are written from where they lie and let go one by one:
+a copy of them would take a processor as long as the update that it spares, and XLA, which decides when a step begins
+where it writes, would not be spared. What an accelerator holds is copied to the host, and let go there.
 """
 
 from __future__ import annotations
@@ -21,15 +22,10 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from ckptkit.bundle_index import Entry
 from ckptkit.bundle_writer import BundleWriter
 from ckptkit.replicas import common_key
-from ckptkit.staging import PIECE_BYTES, StagingBuffers
+from ckptkit.staging import StagingBuffers
 from ckptkit.varint import decode_varint
 
 __all__ = ["Held", "HeldValue", "Written"]
-
-# Of the state on the host, how much may be on its way to the disk in the background. More would not pay: a step that
-# updates what is held, and a step compiled by XLA always does, has made a copy by then. With that copy it is 1.2 times
-# the state. What a device holds is copied to the host as fast as it goes, for that copy takes the device's memory.
-_ON_ITS_WAY = 0.2
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,6 @@ class HeldValue:
     key: str
     slice_spec: str
     tensor: tf.Tensor
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the elements; 0 of strings and variants, which tell no size."""
-        return int(self.tensor.shape.num_elements()) * int(self.tensor.dtype.size)
 
 
 @dataclass(frozen=True)
@@ -60,29 +51,22 @@ class Held:
     def __init__(self, values: Sequence[HeldValue]) -> None:
         self._values = list(values)
 
-    def write(self, prefix: str, buffers: StagingBuffers | None = None, *, in_background: bool = False) -> Written:
+    def write(self, prefix: str, buffers: StagingBuffers | None = None) -> Written:
         """Write a standard TensorFlow checkpoint at ``prefix``.
 
         Args:
             prefix: Path stem; what is there under that name is replaced.
             buffers: Memory to go through, None for some of its own.
-            in_background: Whether training goes on meanwhile, so that it pays to let go of the values early.
 
         Raises:
             OSError: It could not be written.
         """
-        limit = self._room() if in_background else None
         self._drop_common()
         self._values.reverse()
-        with BundleWriter(prefix, buffers, limit_bytes=limit) as writer:
+        with BundleWriter(prefix, buffers) as writer:
             while self._values:  # by pop alone: whatever else refers to a value holds it
                 _add(writer, self._values.pop())
         return Written(writer.entries, writer.staged_secs)
-
-    def _room(self) -> int:
-        """Return how many bytes may be on their way to the disk at once."""
-        shares = ((value.size_bytes, _ON_ITS_WAY if _is_on_host(value.tensor) else 1.0) for value in self._values)
-        return PIECE_BYTES + int(sum(size_bytes * share for size_bytes, share in shares))  # strings tell no size
 
     def _drop_common(self) -> None:
         """Let go of each replica's value that has the bytes of the common one."""

@@ -263,7 +263,6 @@ class CheckpointManager:
             held,
             facts,
             self._buffers,
-            in_background,
             callbacks,
             ended,
         )

@@ -51,7 +51,6 @@ class SaveJob:
         held: Its values.
         facts: Step, epoch, batch, metrics and seconds so far, for the manifest.
         buffers: Warm memory to go through.
-        in_background: Whether training goes on meanwhile.
         callbacks: Called after the commit, with the prefix if they take an argument.
         ended: Called when it is committed, with what it took, or with None if it could not be written.
     """
@@ -65,7 +64,6 @@ class SaveJob:
         held: Held,
         facts: dict[str, Any],
         buffers: StagingBuffers,
-        in_background: bool,
         callbacks: Sequence[Callable[..., object]] = (),
         ended: Callable[[Took | None], None] = lambda took: None,
     ) -> None:
@@ -76,7 +74,6 @@ class SaveJob:
         self._held = held
         self._facts = facts
         self._buffers = buffers
-        self._in_background = in_background
         self._callbacks = callbacks
         self._ended = ended
 
@@ -109,7 +106,7 @@ class SaveJob:
         pending = self._store.begin(self._name)
         try:
             began = time.perf_counter()
-            written = self._held.write(pending.prefix, self._buffers, in_background=self._in_background)
+            written = self._held.write(pending.prefix, self._buffers)
             with open(pending.prefix + ".index", "rb") as index:
                 checksum = crc32c(index.read())
             written_at = time.perf_counter()

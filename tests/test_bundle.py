@@ -401,8 +401,8 @@ def test_a_closed_checkpoint_says_so_and_holds_no_files(large):
 
 @pytest.fixture
 def small(tmp_path):
-    """A checkpoint with a tensor of each kind, padded."""
-    with BundleWriter(tmp_path / "x", alignment=16) as writer:
+    """A checkpoint with a tensor of each kind."""
+    with BundleWriter(tmp_path / "x") as writer:
         writer.add("kernel", some("float32", (2, 3)))
         writer.add("words", np.array([b"one", b"", b"three"], object))
         writer.add("state", np.array([b"\x0a\x01a", b"\x0a\x01b"], object), dtype="variant")

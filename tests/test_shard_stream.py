@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +17,8 @@ from ckptkit.checksums import crc32c
 from ckptkit.data_file import DataFile
 from ckptkit.shard_stream import ShardStream
 from ckptkit.staging import PIECE_BYTES, StagingBuffers
+
+MB = 1 << 20
 
 
 def some(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -34,7 +38,18 @@ def buffers() -> StagingBuffers:
 
 @pytest.mark.parametrize(
     "sizes",
-    [[], [0], [1], [0, 3, 0, 5, 0], [PIECE_BYTES], [PIECE_BYTES - 1, 2], [3 * PIECE_BYTES + 7, 5], [1000] * 300],
+    [
+        [],
+        [0],
+        [1],
+        [0, 3, 0, 5, 0],
+        [MB - 1],
+        [MB],
+        [3, MB + 1, 5, 2 * MB, 7],
+        [MB // 2] * 50,
+        [3 * PIECE_BYTES + 7, 5],
+        [1000] * 300,
+    ],
     ids=lambda sizes: f"{len(sizes)}x{sum(sizes)}",
 )
 @pytest.mark.parametrize("threads", [True, False], ids=["with a thread", "without"])
@@ -47,47 +62,94 @@ def test_every_tensor_is_in_the_file_where_it_was_said_with_its_checksum(
     with ShardStream(str(tmp_path / "x"), buffers) as stream:
         places = [stream.append(tensor if number % 2 else tensor.tobytes()) for number, tensor in enumerate(tensors)]
     content = (tmp_path / "x").read_bytes()
-    assert content == b"".join(tensor.tobytes() for tensor in tensors)
-    for place, tensor in zip(places, tensors):
+    end = 0
+    for (place, checksum), tensor in zip(places, tensors):
         assert content[place : place + tensor.nbytes] == tensor.tobytes()
-        if tensor.nbytes:
-            assert stream.checksums[place] == crc32c(tensor)
+        assert checksum == crc32c(tensor)
+        assert end <= place < end + 4096  # a large one begins where its pages in memory are pages of the file
+        end = place + tensor.nbytes
+    assert len(content) == end
 
 
-def test_what_was_appended_may_change_before_it_is_written(
-    buffers: StagingBuffers, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Nothing goes to the disk before the test sets it."""
+    opened, write = threading.Event(), DataFile.write
+    monkeypatch.setattr(DataFile, "write", lambda file, block: (opened.wait(60), write(file, block))[1])
+    return opened
+
+
+def test_what_is_small_may_change_before_it_is_written(
+    buffers: StagingBuffers, tmp_path: Any, disk: threading.Event
 ) -> None:
-    go, write = threading.Event(), DataFile.write
-    monkeypatch.setattr(DataFile, "write", lambda file, block: (go.wait(60), write(file, block)))
-    tensor = some(2 * PIECE_BYTES)
+    tensor = some(MB - 1)
     before = tensor.tobytes()
     with ShardStream(str(tmp_path / "x"), buffers) as stream:
         stream.append(tensor)
         tensor[:] = 0
-        go.set()
+        disk.set()
     assert (tmp_path / "x").read_bytes() == before
 
 
-def test_no_more_memory_is_out_than_was_said(buffers: StagingBuffers, tmp_path: Any) -> None:
+def test_what_is_large_takes_no_memory_and_does_not_wait_for_the_disk(
+    buffers: StagingBuffers, tmp_path: Any, disk: threading.Event
+) -> None:
+    tensor = some(2 * PIECE_BYTES)
     with ShardStream(str(tmp_path / "x"), buffers) as stream:
         for _ in range(12):
-            stream.append(some(PIECE_BYTES))
-    assert buffers.size_bytes <= 4 * PIECE_BYTES
+            stream.append(tensor)  # would never return
+        assert buffers.size_bytes <= PIECE_BYTES
+        disk.set()
+    assert (tmp_path / "x").stat().st_size >= 24 * PIECE_BYTES
 
 
-def test_with_room_for_all_of_it_nothing_waits_for_the_disk(
+def test_what_is_large_is_let_go_when_it_is_written(buffers: StagingBuffers, tmp_path: Any) -> None:
+    gone: list[int] = []
+    with ShardStream(str(tmp_path / "x"), buffers) as stream:
+        for number in range(4):
+            tensor = some(MB)
+            weakref.finalize(tensor, gone.append, number)
+            stream.append(tensor)
+            del tensor
+        deadline = time.monotonic() + 60
+        while len(gone) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert gone == [0, 1, 2, 3]
+
+
+def test_a_large_tensor_goes_past_the_page_cache_from_where_it_lies(
     buffers: StagingBuffers, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, write = threading.Event(), DataFile.write
-    monkeypatch.setattr(DataFile, "write", lambda file, block: (go.wait(60), write(file, block)))
-    with ShardStream(str(tmp_path / "x"), buffers, limit_bytes=12 * PIECE_BYTES) as stream:
-        for _ in range(12):
-            stream.append(some(PIECE_BYTES))  # would never return
-        go.set()
-    assert (tmp_path / "x").stat().st_size == 12 * PIECE_BYTES
+    seen: list[tuple[int, int]] = []
+    pwrite = os.pwrite
+
+    def watched(descriptor: int, block: memoryview, offset: int) -> int:
+        seen.append((np.frombuffer(block, np.uint8).ctypes.data, len(block)))
+        return pwrite(descriptor, block, offset)
+
+    monkeypatch.setattr(os, "pwrite", watched)
+    memory = np.zeros(4 * MB, np.uint8)
+    for shift in (0, 64, 4000):
+        tensor = memory[shift : shift + 2 * MB + 100]
+        tensor[:] = some(len(tensor))
+        seen.clear()
+        with ShardStream(str(tmp_path / "x"), buffers) as stream:
+            stream.append(some(10))
+            place, _ = stream.append(tensor)
+        start = -(-tensor.ctypes.data // 4096) * 4096
+        assert [each for each in seen if each[1] >= MB] == [
+            (start, (tensor.ctypes.data + len(tensor) - start) // 4096 * 4096)
+        ]
+        assert (tmp_path / "x").read_bytes()[place:] == tensor.tobytes()
 
 
-@pytest.mark.parametrize("pieces", [1, 20], ids=["when it is closed", "at a later append"])
+def test_the_memory_is_given_back_when_the_stream_is_closed(buffers: StagingBuffers, tmp_path: Any) -> None:
+    for _ in range(6):  # more than there are pieces
+        stream_all(tmp_path / "x", buffers, [some(10), some(MB), some(10)])
+    assert buffers.size_bytes == PIECE_BYTES
+
+
+@pytest.mark.parametrize("pieces", [1, 300], ids=["when it is closed", "at a later append"])
 def test_a_disk_that_fails_is_an_error_once_and_the_memory_is_given_back(
     pieces: int, buffers: StagingBuffers, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +158,7 @@ def test_a_disk_that_fails_is_an_error_once_and_the_memory_is_given_back(
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
-        stream_all(tmp_path / "x", buffers, [some(PIECE_BYTES)] * pieces)
+        stream_all(tmp_path / "x", buffers, [some(MB // 2)] * pieces)
     taken = [buffers.take(4 * PIECE_BYTES) for _ in range(4)]  # would wait for ever if one were still out
     assert len(taken) == 4
 
@@ -112,7 +174,7 @@ def test_after_an_error_nothing_more_is_written(
 
     monkeypatch.setattr(os, "pwrite", failing_once)
     with pytest.raises(OSError, match="Input/output"):
-        stream_all(tmp_path / "x", buffers, [some(PIECE_BYTES)] * 20)
+        stream_all(tmp_path / "x", buffers, [some(MB)] * 20)
     assert len(calls) == 1
 
 
