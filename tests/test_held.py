@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,22 +75,53 @@ def test_a_small_value_is_updated_in_place_while_it_is_written(
     assert_holds(tmp_path / "x", 3)
 
 
-def test_a_large_value_is_updated_elsewhere_while_it_is_written_and_in_place_after(
-    tmp_path: Path, disk: threading.Event
+def dense(variable: tf.Variable) -> None:
+    variable.assign_add(tf.ones([ELEMENTS]))
+
+
+def sparse(variable: tf.Variable) -> None:
+    variable.scatter_add(tf.IndexedSlices(tf.constant([1.0, 1.0]), tf.constant([0, ELEMENTS - 1])))
+
+
+@pytest.mark.parametrize("update", [dense, sparse], ids=["dense", "sparse"])
+@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "xla"])
+def test_a_large_value_is_updated_elsewhere_while_it_is_written(
+    update: Callable[[tf.Variable], None],
+    jit_compile: bool | None,
+    tmp_path: Path,
+    disk: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     variables, graph = large(3)
+
+    def step() -> None:
+        for variable in variables:
+            update(variable)
+
+    train = step if jit_compile is None else tf.function(step, jit_compile=jit_compile)
+    train()  # after a sparse update a variable is another one
+    for number, variable in enumerate(variables):
+        variable.assign(tf.fill([ELEMENTS], float(number)))
     held, buffers = graph.take(), StagingBuffers()
+    laid_out, finish = threading.Event(), BundleWriter.finish
+    monkeypatch.setattr(BundleWriter, "finish", lambda writer: (laid_out.set(), finish(writer))[1])
     thread = threading.Thread(target=lambda: held.write(str(tmp_path / "x"), buffers))
     thread.start()
-    for variable in variables:
-        variable.assign_add(tf.ones([ELEMENTS]))
+    assert laid_out.wait(60)  # only what waits for the disk has the values any more
+    for _ in range(3):
+        train()
     disk.set()
     thread.join()
     assert buffers.size_bytes <= PIECE_BYTES
     assert_holds(tmp_path / "x", 3)
+
+
+def test_a_large_value_is_updated_in_place_again_when_it_is_written(tmp_path: Path) -> None:
+    variables, graph = large(3)
+    graph.take().write(str(tmp_path / "x"))
     before = [address(variable) for variable in variables]
     for variable in variables:
-        variable.assign_add(tf.ones([ELEMENTS]))
+        dense(variable)
     assert [address(variable) for variable in variables] == before
 
 
