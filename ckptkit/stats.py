@@ -202,6 +202,8 @@ class SaveRecorder:
 
     def take_settled(self) -> tuple[SaveCost, ...]:
         """Return the saves that were committed and settled since the last call, oldest first."""
+        if not self._settled:  # asked at every step, which must not wait for the lock
+            return ()
         with self._lock:
             settled, self._settled = tuple(self._settled), []
             return settled
