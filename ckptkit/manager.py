@@ -316,8 +316,8 @@ class CheckpointManager:
         Raises:
             CheckpointSaveError: An earlier background save failed.
         """
-        self._recorder.step_boundary(time.perf_counter())
-        self._log_costs()
+        if self._recorder.step_boundary(time.perf_counter()):
+            self._log_costs()
         self._raise_background_error()
         context = SaveContext(step, self._asked[0], epoch or 0, self._asked[1], time.time(), metrics or {})
         self._asked = (step, epoch or 0)

@@ -129,11 +129,16 @@ class SaveRecorder:
         """Whether anybody tells of steps, so that it pays to wait for the next before a save is settled."""
         return bool(self._boundaries)
 
-    def step_boundary(self, now: float) -> None:
-        """Say that a step has ended and the next one begins."""
+    def step_boundary(self, now: float) -> bool:
+        """Say that a step has ended and the next one begins.
+
+        Returns:
+            Whether :meth:`take_settled` has something.
+        """
         self._boundaries.append(now - self._blocked)  # nothing else, as a rule: this is in every step's way
         if self._ended:
             self.settle()
+        return self._settled != []
 
     def pause(self) -> None:
         """Say that what lies between the last boundary and the next is no step, such as a validation."""

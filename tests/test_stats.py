@@ -122,6 +122,17 @@ def test_the_step_in_which_a_save_ends_is_known_when_it_has_ended():
     assert cost.lost_secs == 0.625
 
 
+def test_a_step_says_whether_a_save_is_settled_that_nobody_has_taken():
+    training = Training().steps(9).begin()
+    books = training.books
+    assert not books.step_boundary(training.wait(USUAL).now)
+    training.finish()
+    assert books.step_boundary(training.wait(USUAL).now)
+    assert books.step_boundary(training.wait(USUAL).now)
+    books.take_settled()
+    assert not books.step_boundary(training.wait(USUAL).now)
+
+
 def test_steps_after_a_save_are_not_charged_to_it():
     assert Training().steps(9).begin().steps(1).finish().steps(1).steps(5, 9.0).lost == 0.0
 
