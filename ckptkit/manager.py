@@ -316,6 +316,8 @@ class CheckpointManager:
         Raises:
             CheckpointSaveError: An earlier background save failed.
         """
+        if (epoch or 0) != self._asked[1]:
+            self._recorder.pause()  # between two epochs lies more than a step: a validation, perhaps
         if self._recorder.step_boundary(time.perf_counter()):
             self._log_costs()
         self._raise_background_error()

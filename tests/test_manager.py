@@ -330,6 +330,23 @@ def test_time_lost_counts_the_steps_that_took_longer_during_a_save(value, tmp_pa
     assert manager.stats().lost_secs == pytest.approx(0.5)
 
 
+def test_the_time_between_two_epochs_is_not_lost_to_a_save(value, tmp_path, gate, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    manager = manager_of(value, tmp_path, 3, async_save=True, save_policy=EverySteps(10))
+    for step in range(1, 11):
+        now[0] += 1.0
+        manager.maybe_save(step, epoch=0)
+    now[0] += 30.0  # the last step of the epoch and a validation
+    manager.maybe_save(11, epoch=1)
+    gate.set()
+    manager._writer.wait()
+    now[0] += 1.0
+    manager.maybe_save(12, epoch=1)
+    assert manager.stats().saves == 1
+    assert manager.stats().lost_secs == 0
+
+
 def test_a_save_that_failed_and_one_that_was_skipped_are_counted(value, tmp_path, gate, monkeypatch):
     manager = manager_of(value, tmp_path, 3, async_save=True, on_save_error="warn")
     for step in range(1, 5):
