@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from ckptkit.bundle import Bundle
 from ckptkit.bundle_index import Entry
-from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
+from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, UnsupportedBundleError
 
 __all__ = ["CheckpointFile"]
 
@@ -52,6 +52,8 @@ class CheckpointFile:
         self._bundle: Bundle | None = None
         try:
             self._bundle = Bundle(prefix)
+        except CheckpointNotFoundError as error:  # it was there when it was chosen: no reason for a fresh start
+            raise CheckpointDamagedError(f"checkpoint {prefix} cannot be read: its index is gone.") from error
         except UnsupportedBundleError:
             reader = self._asked(lambda: tf.train.load_checkpoint(prefix))
             self.types: Mapping[str, tf.DType] = reader.get_variable_to_dtype_map()

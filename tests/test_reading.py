@@ -113,3 +113,8 @@ def test_a_type_that_this_tensorflow_does_not_have_is_said(tmp_path: Path, monke
     monkeypatch.setattr(tf, "as_dtype", lambda name: (_ for _ in ()).throw(TypeError(f"Cannot convert {name!r}")))
     with pytest.raises(CheckpointDamagedError, match="cannot be read: Cannot convert 'float32'"):
         CheckpointFile(str(tmp_path / "x"))
+
+
+def test_an_index_that_went_away_is_damage_and_no_reason_for_a_fresh_start(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointDamagedError, match="x cannot be read: its index is gone"):
+        CheckpointFile(str(tmp_path / "x"))
