@@ -45,7 +45,7 @@ def open_all(training, folder, opened, say):
     classes = dict(names.contestants())
     if not names.has_orbax():
         say(f"  {names.ORBAX} is left out: orbax-checkpoint is not installed, see the extra `benchmark`.")
-        del classes[names.ORBAX]
+        classes.pop(names.ORBAX, None)
     if has_gpu():
         classes[names.TO_HOST] = names.ToHost
     rivals = {}
