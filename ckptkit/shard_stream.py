@@ -29,7 +29,7 @@ __all__ = ["ShardStream"]
 
 _LARGE = 1 << 20  # bytes of a tensor that is not copied
 _PAGE = 4096
-_AT_ONCE = 4 * PIECE_BYTES  # enough to keep copying and writing busy
+_AT_ONCE = 4  # pieces, enough to keep copying and writing busy
 _SCRAP = 1 << 16  # less than that is not worth a piece
 
 
@@ -47,6 +47,7 @@ class ShardStream:
     def __init__(self, path: str, buffers: StagingBuffers) -> None:
         self.staged_secs = 0.0
         self._buffers = buffers
+        self._room = threading.Semaphore(_AT_ONCE)  # a shard's own: it cannot wait for what another one holds
         self._size = 0
         self._piece: Piece | None = None
         self._filled = 0
@@ -112,7 +113,8 @@ class ShardStream:
         at = 0
         while at < len(content):
             if self._piece is None:
-                self._piece, self._filled = self._buffers.take(_AT_ONCE), 0
+                self._room.acquire()
+                self._piece, self._filled = self._buffers.take(), 0
             count = min(len(content) - at, PIECE_BYTES - self._filled)
             self._piece[self._filled : self._filled + count] = content[at : at + count]
             at += count
@@ -152,6 +154,7 @@ class ShardStream:
         finally:
             if piece is not None:
                 self._buffers.give_back(piece)
+                self._room.release()
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -59,6 +59,14 @@ def test_tensors_go_to_the_shard_they_are_meant_for_and_tensorflow_finds_them(tm
     }  # fmt: skip
 
 
+def test_no_shard_waits_for_the_memory_of_another(tmp_path):
+    with BundleWriter(tmp_path / "x", shards=9) as writer:
+        for shard in range(9):
+            writer.add(f"t{shard}", np.full(3, shard), shard=shard)
+    with Bundle(tmp_path / "x") as bundle:
+        assert [bundle.read(f"t{shard}").tolist() for shard in range(9)] == [[shard] * 3 for shard in range(9)]
+
+
 @pytest.mark.parametrize(
     "values", [np.arange(6, dtype=">i4").reshape(2, 3), np.arange(6, dtype=np.int32).reshape(3, 2).T]
 )

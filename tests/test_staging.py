@@ -1,8 +1,6 @@
-"""Warm memory is used again, never more of it is out than was said, and it goes back to the system."""
+"""Warm memory is used again, and goes back to the system."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 
@@ -17,41 +15,23 @@ def resident() -> int:
 
 
 def test_a_piece_begins_at_a_page() -> None:
-    piece = StagingBuffers().take(0)
+    piece = StagingBuffers().take()
     assert (piece.nbytes, piece.ctypes.data % 4096, piece.flags.writeable) == (PIECE_BYTES, 0, True)
 
 
 def test_a_piece_that_was_given_back_is_taken_again() -> None:
     buffers = StagingBuffers()
-    piece = buffers.take(0)
+    piece = buffers.take()
     place = piece.ctypes.data
     buffers.give_back(piece)
-    assert buffers.take(0).ctypes.data == place
+    assert buffers.take().ctypes.data == place
     assert buffers.size_bytes == PIECE_BYTES
 
 
-def test_who_takes_more_than_may_be_out_waits_until_some_is_given_back() -> None:
-    buffers = StagingBuffers()
-    first, second = buffers.take(2 * PIECE_BYTES), buffers.take(2 * PIECE_BYTES)
-    taken = threading.Event()
-    other = threading.Thread(target=lambda: (buffers.take(2 * PIECE_BYTES), taken.set()))
-    other.start()
-    assert not taken.wait(0.1)
-    buffers.give_back(first)
-    assert taken.wait(60)
-    other.join()
-    assert buffers.size_bytes == 2 * PIECE_BYTES
-    assert first is not second
-
-
-def test_there_is_always_one_piece_however_low_the_limit() -> None:
-    assert StagingBuffers().take(1).nbytes == PIECE_BYTES
-
-
-def test_idle_memory_beyond_what_is_to_be_kept_goes_back_to_the_system() -> None:
+def test_idle_memory_goes_back_to_the_system() -> None:
     buffers = StagingBuffers()
     before = resident()
-    pieces = [buffers.take(8 * PIECE_BYTES) for _ in range(8)]
+    pieces = [buffers.take() for _ in range(8)]
     for piece in pieces:
         piece[:] = 1
     assert resident() - before > 7 * PIECE_BYTES
@@ -59,18 +39,15 @@ def test_idle_memory_beyond_what_is_to_be_kept_goes_back_to_the_system() -> None
         buffers.give_back(piece)
     del piece
     pieces.clear()
-    buffers.trim(2 * PIECE_BYTES)
-    assert buffers.size_bytes == 2 * PIECE_BYTES
-    assert resident() - before < 4 * PIECE_BYTES
     buffers.close()
     assert buffers.size_bytes == 0
     assert resident() - before < 2 * PIECE_BYTES
 
 
-def test_memory_that_is_out_is_not_trimmed() -> None:
+def test_memory_that_is_out_stays() -> None:
     buffers = StagingBuffers()
-    piece = buffers.take(0)
-    buffers.trim(0)
+    piece = buffers.take()
+    buffers.close()
     assert buffers.size_bytes == PIECE_BYTES
     buffers.give_back(piece)
 
@@ -83,13 +60,13 @@ def test_no_memory_is_an_error_and_not_a_piece_that_is_out_for_ever(monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(staging, "_fresh", none)
         with pytest.raises(OSError, match="Cannot allocate memory"):
-            buffers.take(0)
+            buffers.take()
     assert buffers.size_bytes == 0
-    assert buffers.take(0).nbytes == PIECE_BYTES
+    assert buffers.take().nbytes == PIECE_BYTES
 
 
 def test_the_memory_can_be_used_again_after_it_was_closed() -> None:
     buffers = StagingBuffers()
-    buffers.give_back(buffers.take(0))
+    buffers.give_back(buffers.take())
     buffers.close()
-    assert buffers.take(0).nbytes == PIECE_BYTES
+    assert buffers.take().nbytes == PIECE_BYTES
