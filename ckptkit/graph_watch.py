@@ -7,16 +7,21 @@ Collecting an object graph is the dear part of a save, 0.1 ms a variable, and it
 What it is made of is cheap to compare: the attributes of Keras objects by identity, lists and dicts in them by their
 items, the children that TensorFlow names for everything else, and what a class of the user's computes in its own way.
 Nothing that is compared can have gone and left its place in memory to something new, because the watch holds it.
+
+All that takes as long as it does because of what does not matter: numbers, names and functions among the attributes. So
+it is asked first whether anything at all was put in another's place, and only if so, whether that matters.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from ckptkit.contents import Contents
 
 __all__ = ["GraphWatch"]
 
@@ -45,9 +50,11 @@ class GraphWatch:
     def __init__(self, objects: Iterable[Any], children_of: Callable[[Any], Mapping[str, Any]]) -> None:
         self._children_of = children_of
         objects = list(objects)
-        self._values = [(item, item.value) for item in objects if isinstance(item, keras.Variable)]
+        self._variables = [item for item in objects if isinstance(item, keras.Variable)]
+        self._values = [(item, item.value) for item in self._variables]
         self._tracked: list[tuple[Any, list[str], list[Any]]] = []
         self._owners: list[tuple[Any, list[Any]]] = []
+        self._asked: list[tuple[Any, list[str], list[Any]]] = []  # of the tracked, those that tell only when asked
         seen: set[int] = set()
         for item in objects:  # grows: what an attribute leads to has attributes of its own
             if id(item) in seen or isinstance(item, _VARIABLES):
@@ -59,14 +66,33 @@ class GraphWatch:
                 objects.extend(found for found in attributes if isinstance(found, _OWNERS))
             if not isinstance(item, _OWNERS) or _computes(type(item)):
                 self._tracked.append((item, *self._tracked_by(item)))
+                if not _is_wrapper(item):
+                    self._asked.append(self._tracked[-1])
+        self._contents = Contents(self._containers())
 
     def is_unchanged(self) -> bool:
         """Say whether the same objects would be collected again. When in doubt they are said to have changed."""
-        return (
+        if self._contents.are_same() and all(self._has(*each) for each in self._asked):
+            return True
+        if not (
             all(item.value is value for item, value in self._values)
             and all(_same(_attributes(owner), before) for owner, before in self._owners)
-            and all(self._has(item, names, before) for item, names, before in self._tracked)
-        )
+            and all(self._has(*each) for each in self._tracked)
+        ):
+            return False
+        self._contents = Contents(self._containers())
+        return True
+
+    def _containers(self) -> Iterator[Any]:
+        """Yield every container that decides what is collected."""
+        yield from map(vars, self._variables)
+        for owner, _ in self._owners:
+            yield vars(owner)
+            for name, value in vars(owner).items():
+                if name not in _PASSING:
+                    yield from _containers_in(value)
+        for item, _, _ in self._tracked:
+            yield from _containers_in(item)
 
     def _has(self, item: Any, names: list[str], before: list[Any]) -> bool:
         now, found = self._tracked_by(item)
@@ -138,6 +164,21 @@ def _look_into_dict(values: Mapping[Any, Any], found: list[Any]) -> None:
                 found.pop()
     if len(found) > start:
         found.append(_END)
+
+
+def _containers_in(value: Any) -> Iterator[Any]:
+    """Yield a value if it is looked into, and what in it is."""
+    if _LOOK[type(value)] not in (None, _take) and isinstance(value, (dict, list, tuple)):
+        yield value
+        if isinstance(value, list) and hasattr(value, "__dict__"):
+            yield vars(value)  # TensorFlow's remembers how it was changed
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _containers_in(item)
+
+
+def _is_wrapper(item: Any) -> bool:
+    """Say whether an object is TensorFlow's wrapper of a list, tuple or dict: it tracks what it contains."""
+    return isinstance(item, (dict, list, tuple)) and _is_theirs(type(item))
 
 
 def _computes(kind: type[Any]) -> bool:

@@ -11,7 +11,7 @@ where it writes, would not be spared. What an accelerator holds is copied to the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,8 @@ class Written:
 class Held:
     """A consistent view of all values at one moment; it is used up by writing it."""
 
-    def __init__(self, values: Sequence[HeldValue]) -> None:
-        self._values = list(values)
+    def __init__(self, values: Iterable[HeldValue]) -> None:
+        self._values = values
 
     def write(self, prefix: str, buffers: StagingBuffers | None = None) -> Written:
         """Write a standard TensorFlow checkpoint at ``prefix``.
@@ -61,17 +61,19 @@ class Held:
         Raises:
             OSError: It could not be written.
         """
-        self._drop_common()
-        self._values.reverse()
+        values = _without_common(list(self._values))
+        self._values = ()
+        values.reverse()
         with BundleWriter(prefix, buffers) as writer:
-            while self._values:  # by pop alone: whatever else refers to a value holds it
-                _add(writer, self._values.pop())
+            while values:  # by pop alone: whatever else refers to a value holds it
+                _add(writer, values.pop())
         return Written(writer.entries, writer.staged_secs)
 
-    def _drop_common(self) -> None:
-        """Let go of each replica's value that has the bytes of the common one."""
-        common = {value.key: value.tensor for value in self._values}
-        self._values = [value for value in self._values if not _is_common(value, common)]
+
+def _without_common(values: list[HeldValue]) -> list[HeldValue]:
+    """Return the values without each replica's that has the bytes of the common one."""
+    common = {value.key: value.tensor for value in values}
+    return [value for value in values if not _is_common(value, common)]
 
 
 def _add(writer: BundleWriter, value: HeldValue) -> None:

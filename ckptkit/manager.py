@@ -227,7 +227,7 @@ class CheckpointManager:
             return None
         self._become_writer()
         counter = self._checkpoint.save_counter
-        counter.assign_add(1)
+        counter.assign_add(1, read_value=False)
         number = int(tf.convert_to_tensor(counter if checkpoint_number is None else checkpoint_number))
         if number < 0:
             raise ValueError(f"checkpoint_number must not be negative, got {number}.")
@@ -356,6 +356,7 @@ class CheckpointManager:
         try:
             self.wait_until_finished()
         finally:
+            self._writer.close()
             self._buffers.close()
             self._lock = None
             if self._free_lock is not None:

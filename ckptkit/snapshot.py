@@ -104,12 +104,10 @@ class CheckpointGraph:
             self._plan = None  # should collecting fail, it is tried again
             self._plan, values = self._collect()
         with tf.device("cpu:0"):
-            values.extend(
-                HeldValue(EXTRA + name, "", tf.convert_to_tensor(value)) for name, value in (extras or {}).items()
-            )
-        return Held(values)
+            more = [HeldValue(EXTRA + name, "", tf.convert_to_tensor(value)) for name, value in (extras or {}).items()]
+        return Held(itertools.chain(values, more))
 
-    def _collect(self) -> tuple[_Plan, list[HeldValue]]:
+    def _collect(self) -> tuple[_Plan, Iterable[HeldValue]]:
         view = self.view
         data, node_ids = save_util._gather_trackable_data(view, None)
         tensors, states, registered = save_util._split_trackables(data)
@@ -195,7 +193,7 @@ class _Plan:
     node_ids: Any
     graph: tuple[HeldValue, ...]
 
-    def values(self) -> list[HeldValue] | None:
+    def values(self) -> Iterable[HeldValue] | None:
         """Return all values; None if some object does not have those any more that the graph tells of."""
         if not self.others:
             return self.together(())
@@ -203,12 +201,10 @@ class _Plan:
         serialized = save_util._get_and_write_tensors_to_serialize(self.others, self.node_ids, None, None, graph)
         return self.together(serialized.items()) if _attributes_of(self.others, graph) == self.attributes else None
 
-    def together(self, serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> list[HeldValue]:
+    def together(self, serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterable[HeldValue]:
         """Return all values, given TensorFlow's table of those of the others."""
-        values = [value for read in self.reads for value in read.values()]
-        values.extend(_read(serialized))
-        values.extend(self.graph)
-        return values
+        # Read here and now; only what is made of the tensors is left to who writes them.
+        return itertools.chain(*[read.values() for read in self.reads], list(_read(serialized)), self.graph)
 
 
 def read_graph(file: CheckpointFile) -> ObjectGraph:

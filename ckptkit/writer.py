@@ -5,8 +5,8 @@
     writer.wait()          # until everything is written
     writer.raise_error()   # what went wrong, once
 
-The thread ends when there is nothing left to write. It is no daemon: an interpreter that exits normally finishes the
-save under way first.
+The thread waits for more: to start one keeps the caller until it runs, to wake one does not. It ends with ``close()``,
+with the writer, or with the interpreter, which finishes what was submitted first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["BackgroundWriter"]
 
@@ -25,6 +26,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._thread: ThreadPoolExecutor | None = None
         self._jobs: deque[Callable[[], None]] = deque()
         self._running = False
         self._in_flight = False
@@ -44,7 +46,8 @@ class BackgroundWriter:
             if not self._running:
                 self._running = True
                 try:
-                    threading.Thread(target=self._drain, name="ckptkit-writer").start()
+                    self._thread = self._thread or ThreadPoolExecutor(1, "ckptkit-writer")
+                    self._thread.submit(self._drain)
                 except BaseException:
                     self._running = False
                     self._jobs.clear()
@@ -54,6 +57,13 @@ class BackgroundWriter:
         """Wait until all jobs are done; return False if the time ran out. Does not raise jobs' errors."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout_secs)
+
+    def close(self) -> None:
+        """Let the thread end when all jobs are done; a later job starts another one."""
+        with self._changed:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait=False)
 
     def raise_error(self) -> None:
         """Raise the first error since the last call, if there was one."""

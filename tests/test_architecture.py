@@ -26,6 +26,7 @@ FLOORS = [
         "bundle_protos",
         "checksums",
         "combinators",
+        "contents",
         "data_file",
         "dtypes",
         "durability",

@@ -34,7 +34,7 @@ def case(function: Case) -> Case:
 def content(graph: CheckpointGraph) -> dict[Any, Any]:
     """Return all that would be in the file, or why there would be none."""
     try:
-        values = graph.take()._values
+        values = list(graph.take()._values)
     except ValueError as error:  # of a list, say, that TensorFlow cannot save any more
         return {"error": str(error)}
     found = {(value.key, value.slice_spec): plain(value.key, value.tensor) for value in values}

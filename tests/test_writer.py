@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -58,7 +59,7 @@ def test_a_job_runs_in_a_thread_of_its_own(writer):
     ran = []
     writer.submit(lambda: ran.append(threading.current_thread()))
     assert writer.wait(LONG)
-    assert ran[0].name == "ckptkit-writer"
+    assert ran[0].name.startswith("ckptkit-writer")
     assert ran[0] is not threading.current_thread()
     assert not ran[0].daemon
 
@@ -174,14 +175,47 @@ def test_no_error_is_raised_before_it_happened_nor_by_waiting(busy):
     assert writer.wait(LONG) is True
 
 
-def test_the_thread_ends_with_the_work_and_starts_again_with_new_work(writer):
+def threads_of(writer, jobs):
+    """Run some jobs one after the other; return the thread of each."""
     threads = []
-    for _ in range(2):
+    for _ in range(jobs):
         writer.submit(lambda: threads.append(threading.current_thread()))
         assert writer.wait(LONG)
-    for thread in threads:
-        thread.join(LONG)
-        assert not thread.is_alive()
+    return threads
+
+
+def test_the_thread_waits_for_the_next_job(writer):
+    first, second = threads_of(writer, 2)
+    assert first is second
+    assert first.is_alive()
+
+
+def test_closing_ends_the_thread_and_a_later_job_starts_another_one(writer):
+    (first,) = threads_of(writer, 1)
+    writer.close()
+    writer.close()
+    first.join(LONG)
+    assert not first.is_alive()
+    (second,) = threads_of(writer, 1)
+    assert second is not first
+
+
+def test_closing_does_not_end_the_jobs_under_way(busy):
+    writer, flying, waiting, log = busy
+    writer.close()
+    flying.go.set()
+    waiting.go.set()
+    assert writer.wait(LONG)
+    assert log == ["first", "second"]
+
+
+def test_a_writer_that_is_dropped_leaves_no_thread_behind():
+    writer = BackgroundWriter()
+    (thread,) = threads_of(writer, 1)
+    del writer
+    gc.collect()
+    thread.join(LONG)
+    assert not thread.is_alive()
 
 
 def test_what_a_job_held_is_let_go_before_another_one_is_taken_in_its_place(writer):
