@@ -23,8 +23,7 @@ def pytest_collection_modifyitems(items):
         parameters = getattr(item, "callspec", SimpleNamespace(params={})).params
         for name, definitions in item._fixtureinfo.name2fixturedefs.items():
             if definitions[-1].scope == "module":
-                group = f"{item.path.stem}.{name}.{parameters.get(name, '')}"
-                item.add_marker(pytest.mark.xdist_group(group))
+                item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {name} {parameters.get(name, '')}".strip()))
 
 
 def pytest_collection_finish():
