@@ -14,6 +14,15 @@ print(json.dumps({
 }))
 print("aside", file=sys.stderr)
 """
+THREAD = """
+import sys, threading
+
+def wait_and_write():
+    threading.main_thread().join()
+    sys.stderr.write("by a thread")
+
+threading.Thread(target=wait_and_write).start()
+"""
 LOADED = """
 import sys
 from tensorflow.python.eager import context
@@ -45,7 +54,7 @@ def test_a_fork_has_arguments_a_folder_an_environment_and_output_of_its_own(fork
         ("raise RuntimeError('broken')", 1, "RuntimeError: broken"),
         (f"import os; os.kill(os.getpid(), {signal.SIGKILL:d})", -signal.SIGKILL, ""),
         ("import atexit, sys; atexit.register(sys.stderr.write, 'at the end')", 0, "at the end"),
-        ("import sys, threading; threading.Timer(0.01, sys.stderr.write, ['by a thread']).start()", 0, "by a thread"),
+        (THREAD, 0, "by a thread"),
     ],
     ids=["code", "words", "error", "signal", "atexit", "thread"],
 )
