@@ -183,7 +183,8 @@ class _Repairer:
                 return f"it names {name or path}, which is {'damaged' if self._store.files_of(name) else 'gone'}"
             if os.path.realpath(at) != os.path.realpath(self._store.directory):
                 return f"it names {path}, which is elsewhere"
-        added = [name for name in new.all_model_checkpoint_paths if name not in map(os.path.basename, paths)]
+        before = set(map(os.path.basename, paths))
+        added = [name for name in new.all_model_checkpoint_paths if name not in before]
         return f"it does not name {added[-1]}, which was committed after it was written" if added else None
 
     def _move(self, name: str, why: str) -> None:

@@ -17,7 +17,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -80,8 +80,10 @@ class Verification:
         self._reader = reader
         self._deep = deep
         self._watch = watch or _unwatched
+        self._ignoring = ignoring
         self.listing = reader.scan(ignoring=ignoring)
         self.unlisted = reader.unlisted(self.listing)
+        self._listed = {record.prefix for record in self.listing.records}
 
     @property
     def names(self) -> list[str]:
@@ -138,11 +140,14 @@ class Verification:
 
     def _of_what_stays(self, record: CheckpointRecord) -> Verdict | None:
         verdict = self.verdict_on(record)
-        if verdict.state == "ok" or os.path.lexists(record.prefix + (".index" if record.foreign else MANIFEST)):
+        if verdict.state == "ok":
             return verdict
-        # A run has deleted it, or moved it to its place, while it was being read.
-        found = {other.name: other for other in self._reader.scan().records}.get(record.name)
-        return None if found is None else self.verdict_on(found)
+        # While it was being read, a run may have deleted it, or put another one in its place.
+        found = {r.name: r for r in self._reader.scan(ignoring=self._ignoring).records}.get(record.name)
+        if found is not None and found != record:
+            return self.verdict_on(found)
+        is_there = os.path.lexists(record.prefix + (".index" if record.foreign else MANIFEST))
+        return verdict if is_there else None
 
     def _of_damaged(self, name: str, reason: str) -> Verdict:
         if not is_for_others(os.path.join(self._reader.directory, name + MANIFEST)):
@@ -170,7 +175,7 @@ class Verification:
         return "ok", "" if manifest is not None else self._what_is_not_known(record)
 
     def _what_is_not_known(self, record: CheckpointRecord) -> str:
-        listed = "" if record in self.listing.records else ", and on no list"
+        listed = "" if record.prefix in self._listed else ", and on no list"
         read = "" if self._deep else "; none was read"
         return f"written by plain TensorFlow{listed}: no manifest says which tensors belong in it{read}"
 
@@ -252,11 +257,13 @@ def _read_all(bundle: Bundle, told: Callable[[int], None]) -> None:
                 rotten.append(str(error).removesuffix("."))
 
     with ThreadPoolExecutor(_THREADS, "ckptkit-verify") as pool:
+        workers = [pool.submit(work) for _ in range(_THREADS)]
         try:
-            for done in [pool.submit(work) for _ in range(_THREADS)]:
-                done.result()
+            wait(workers, return_when=FIRST_EXCEPTION)
         finally:
-            todo.clear()  # one that failed, or a person at the keyboard: the others need not go on
+            todo.clear()  # one of them failed, or a person has had enough: the others need not go on
+        for worker in workers:
+            worker.result()
     if rotten:
         more = f"; {len(rotten) - 1} more are damaged" if len(rotten) > 1 else ""
         raise CheckpointDamagedError(f"{min(rotten)}{more}.")

@@ -9,15 +9,18 @@ import json
 import os
 import re
 import shutil
+import threading
 import tracemalloc
+from collections import deque
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from ckptkit import bundle_index
+from ckptkit import bundle_index, verifying
 from ckptkit.bundle import Bundle
 from ckptkit.bundle_writer import BundleWriter
+from ckptkit.errors import CheckpointDamagedError
 from ckptkit.listing import DirectoryReader
 from ckptkit.records import Manifest
 from ckptkit.verifying import Verification
@@ -229,17 +232,25 @@ def test_a_disk_that_cannot_read_is_damage(directory, monkeypatch):
 
 
 def test_a_check_that_fails_keeps_the_other_threads_from_going_on(directory, monkeypatch):
-    checked = []
+    checked, cleared = [], threading.Event()
 
-    def fails(bundle, entry, told):
+    class Todo(deque):
+        def clear(self):
+            super().clear()
+            cleared.set()
+
+    def check(bundle, entry, told):
         checked.append(entry)
-        raise RuntimeError("stop")
+        if len(checked) == 1:
+            raise RuntimeError("stop")
+        cleared.wait(5)
 
-    monkeypatch.setattr(Bundle, "check", fails)
-    monkeypatch.setattr("ckptkit.verifying._THREADS", 1)
+    monkeypatch.setattr(Bundle, "check", check)
+    monkeypatch.setattr(verifying, "deque", Todo)
+    monkeypatch.setattr(verifying, "_THREADS", 2)
     with pytest.raises(RuntimeError, match=r"^stop$"):
         look(directory, deep=True)
-    assert len(checked) == 1
+    assert len(checked) <= 2
 
 
 # What is not known -------------------------------------------------------------------------------------------------
@@ -347,6 +358,37 @@ def test_a_checkpoint_that_comes_to_its_place_meanwhile_is_looked_at_there(direc
     monkeypatch.setattr(DirectoryReader, "verify", late)
     _, moved = look(directory)
     assert (moved.state, moved.record.prefix) == ("ok", os.path.join(directory, "ckpt-2"))
+
+
+def test_a_checkpoint_that_another_replaces_meanwhile_is_looked_at_again(directory, monkeypatch):
+    read_all = Bundle.check
+
+    def late(bundle, entry, told):
+        if bundle.prefix.endswith("ckpt-2") and not replaced:
+            replaced.append(True)
+            save(directory, 2, seed=3, sequence=3)
+            raise CheckpointDamagedError("of two checkpoints, a part each")
+        return read_all(bundle, entry, told)
+
+    replaced = []
+    monkeypatch.setattr(Bundle, "check", late)
+    _, other = look(directory, deep=True)
+    assert (other.state, other.record.sequence, replaced) == ("ok", 3, [True])
+
+
+def test_a_look_at_many_checkpoints_reads_the_directory_no_more_often_than_one_at_few(directory, monkeypatch):
+    def reads():
+        calls = []
+        with monkeypatch.context() as patch:
+            scandir = os.scandir
+            patch.setattr(os, "scandir", lambda path: calls.append(path) or scandir(path))
+            assert set(states(directory).values()) == {"ok"}
+        return len(calls)
+
+    few = reads()
+    for step in range(3, 20):
+        save(directory, step)
+    assert reads() == few
 
 
 def test_a_save_under_way_is_a_note_and_no_checkpoint(directory):
