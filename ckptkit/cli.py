@@ -185,8 +185,7 @@ def _bar(name: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
 
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    hidden = size_bytes < _WORTH_A_BAR or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+    with Progress(*columns, console=console, transient=True, disable=size_bytes < _WORTH_A_BAR) as bar:
         task = bar.add_task(_plain(name), total=size_bytes)
         yield lambda size: bar.advance(task, size)
 

@@ -287,7 +287,8 @@ def test_verify_prints_a_line_for_each_checkpoint(real, capsys):
     assert err == ""
 
 
-def test_verify_tells_damage_on_its_line_and_makes_the_exit_code_one(real, capsys):
+def test_verify_tells_damage_on_its_line_and_makes_the_exit_code_one(real, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     checkpoint_dirs.flip(real, SHARD, 40)
     assert cli.main(["verify", real]) == 0
     capsys.readouterr()
@@ -388,7 +389,8 @@ def test_a_bar_is_shown_for_what_is_large_where_somebody_looks_on(real, capsys, 
 # repair ------------------------------------------------------------------------------------------------------------
 
 
-def test_repair_says_what_it_would_do_and_does_it_when_told_so(real, capsys):
+def test_repair_says_what_it_would_do_and_does_it_when_told_so(real, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     checkpoint_dirs.write(real, SHARD, b"cut")
     before = checkpoint_dirs.files_in(real)
     assert cli.main(["repair", real]) == 1
