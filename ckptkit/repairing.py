@@ -212,8 +212,10 @@ def _state_of(old: StateFile | None, records: Sequence[CheckpointRecord], now: f
     names = [] if old is None else [*old.all_model_checkpoint_paths, old.model_checkpoint_path]
     listed = [name for name in dict.fromkeys(map(os.path.basename, names)) if name in there]
     if old is None or not listed:
-        # All of them older than the one last kept for its age: nobody knows which a manager may delete, so none.
-        old, listed = StateFile(records[-1].name, last_preserved_timestamp=max(there.values())), list(there)
+        # What is no younger than the last one kept for its age no manager deletes: plain TensorFlow's, of which nothing
+        # else says whether a manager may.
+        kept = max((r.created_at for r in records if r.foreign), default=min(there.values()) - 1.0)
+        old, listed = StateFile(records[-1].name, last_preserved_timestamp=kept), list(there)
     times = dict(zip(map(os.path.basename, old.all_model_checkpoint_paths), old.all_model_checkpoint_timestamps))
     state = replace(
         old,
