@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (CheckpointNotFoundError, DirectoryLockedError) as error:
-        print(error, file=sys.stderr)
+        print("\n".join(map(_plain, str(error).splitlines())), file=sys.stderr)
         return 1
     except OSError as error:
         print(f"cannot {_VERBS[options.command]} {_plain(options.path)}: {error.strerror or error}", file=sys.stderr)
@@ -104,7 +104,7 @@ def _table(listing: Listing) -> Table:
         table.add_column(heading, justify="right" if heading in ("step", "epoch", "age", "size") else "left")
     for record in listing.records:
         # Text, for names may hold what rich takes for markup.
-        table.add_row(*map(Text, _row(record, newest=record is listing.records[-1])))
+        table.add_row(*(Text(_plain(cell)) for cell in _row(record, newest=record is listing.records[-1])))
     return table
 
 

@@ -95,8 +95,8 @@ class DirectoryReader:
     def is_empty(self) -> bool:
         """Say whether there is nothing here that is a checkpoint's, or a writer's of checkpoints."""
         files = sizes_in(self.directory)
-        ours = ("checkpoint", ".index", MANIFEST)
-        return not (os.path.isdir(self._meta) or shards_of(files) or any(file.endswith(ours) for file in files))
+        named = "checkpoint" in files or any(file.endswith((".index", MANIFEST)) for file in files)
+        return not (named or shards_of(files) or os.path.isdir(self._meta))
 
     def unlisted(self, listing: Listing) -> Listing:
         """Return what lies here beside what a listing has: whole checkpoints, and what of others is left.

@@ -344,6 +344,16 @@ def test_verify_prints_json_for_programs(real, capsys):
 
 
 @pytest.mark.parametrize("command", ["ls", "verify", "repair"])
+def test_a_name_of_a_sound_checkpoint_is_shown_as_text(directory, capsys, command):
+    name = "[bold]\n\x1b[2J-1"
+    checkpoint_dirs.save(directory, 1, stem=name.removesuffix("-1"))
+    cli.main([command, directory])
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert (r"[bold]\n\x1b[2J-1" in out) is (command != "repair")
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "repair"])
 def test_a_name_that_would_do_something_to_a_terminal_is_shown_as_text(directory, capsys, command):
     name = "[bold]\n\x1b[2J-1"
     checkpoint_dirs.save(directory, 1, stem=name.removesuffix("-1"))

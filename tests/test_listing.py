@@ -288,7 +288,7 @@ def test_a_checkpoint_that_was_committed_after_the_listing_is_no_foreign_one(tmp
     ("file", "empty"),
     [
         ("notes.txt", True),
-        ("my.checkpoint.txt", True),
+        ("my.checkpoint", True),
         ("checkpoint", False),
         ("a.index", False),
         ("a.data-00000-of-00001", False),
