@@ -119,16 +119,15 @@ class _Repairer:
             self._left.append(f"{what} has a manifest that only a newer ckptkit, or another user, can read")
             return
         manifest = manifest_in(journal)
-        name, why = os.path.basename(journal), "it has no manifest that can be read"
+        why = "it has no manifest that can be read"
         if manifest is not None:
-            name = manifest.name
             why = why_damaged(manifest, sizes_in(journal)) or self._why_rotten(CheckpointRecord.of(manifest, journal))
-        if not why:
-            self._actions.append(Action("finish", what, f"{name} is on its way over one of the same name"))
+        if manifest is not None and not why:
+            self._actions.append(Action("finish", what, f"{manifest.name} is on its way over one of the same name"))
             return
-        to = self._from_directory(self._store.aside_of_journal(name))
+        to = self._from_directory(self._store.aside_of_journal(journal))
         if self._apply:
-            self._store.set_journal_aside(journal, name)
+            self._store.set_journal_aside(journal)
         self._going.add(journal)
         self._actions.append(Action("move", what, why, to))
 

@@ -24,7 +24,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
@@ -146,21 +146,18 @@ class Store(DirectoryReader):
 
     def aside_of(self, name: str) -> str:
         """Return the folder that :meth:`set_aside` moves to: the rest of a move that was cut short goes there, too."""
-        files = self.files_of(name)
-        return next(folder for folder in self._asides(name) if not set(files) & sizes_in(folder).keys())
+        files, path = set(self.files_of(name)), os.path.join(self._meta, f"damaged-{name}")
+        paths = itertools.chain([path], (f"{path}.{number}" for number in itertools.count(2)))
+        return next(folder for folder in paths if not files & sizes_in(folder).keys())
 
-    def set_journal_aside(self, journal: str, name: str) -> None:
-        """Move a replacement that cannot be finished to where damaged checkpoints are."""
-        os.rename(journal, self.aside_of_journal(name))
+    def set_journal_aside(self, journal: str) -> None:
+        """Move a replacement that is damaged to where damaged checkpoints are."""
+        os.rename(journal, self.aside_of_journal(journal))
         sync_directory(self._meta, durable=self._durable)
 
-    def aside_of_journal(self, name: str) -> str:
+    def aside_of_journal(self, journal: str) -> str:
         """Return the folder that :meth:`set_journal_aside` makes of a replacement."""
-        return next(folder for folder in self._asides(name) if not os.path.lexists(folder))
-
-    def _asides(self, name: str) -> Iterator[str]:
-        for number in itertools.count(1):
-            yield os.path.join(self._meta, f"damaged-{name}" if number == 1 else f"damaged-{name}.{number}")
+        return os.path.join(self._meta, f"damaged-{os.path.basename(journal)}")
 
     def _delete_files(self, name: str, shards: Callable[[], Mapping[str, Sequence[str]]]) -> None:
         if not os.path.lexists(os.path.join(self.directory, name + MANIFEST)):  # foreign, or gone by hand

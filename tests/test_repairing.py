@@ -174,24 +174,30 @@ def test_a_checkpoint_on_its_way_over_another_arrives(directory):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "name", "why"),
+    ("spoil", "why"),
     [
-        (lambda at: write(at, f"ckpt-2.{SHARD}", b""), "ckpt-2", "ckpt-2.data-00000-of-00001 has 0 bytes"),
-        (lambda at: flip(at, "ckpt-2.index", 5), "ckpt-2", "ckpt-2.index has checksum"),
-        (lambda at: flip(at, f"ckpt-2.{SHARD}", 5), "ckpt-2", "ckpt-2.data-00000-of-00001 is damaged: tensor"),
-        (lambda at: os.unlink(f"{at}/ckpt-2.manifest.json"), "replace-0", "it has no manifest that can be read"),
+        (lambda at: write(at, f"ckpt-2.{SHARD}", b""), "ckpt-2.data-00000-of-00001 has 0 bytes"),
+        (lambda at: flip(at, "ckpt-2.index", 5), "ckpt-2.index has checksum"),
+        (lambda at: flip(at, f"ckpt-2.{SHARD}", 5), "ckpt-2.data-00000-of-00001 is damaged: tensor"),
+        (lambda at: os.unlink(f"{at}/ckpt-2.manifest.json"), "it has no manifest that can be read"),
     ],
     ids=["cut short", "index altered", "tensor altered", "no manifest"],
 )
-def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(directory, spoil, name, why):
+@pytest.mark.parametrize("both", [False, True], ids=["good", "damaged too"])
+def test_a_damaged_checkpoint_does_not_take_the_place_of_another(directory, spoil, why, both):
+    if both:
+        flip(directory, "ckpt-2.index", 9)
     before = verifying(directory)
     spoil(put_journal(directory, 2))
     planned, _ = mend(directory, apply=False, deep=True)
     actions, left = mend(directory, deep=True)
     assert planned == actions
-    (move,) = actions
-    assert (move.what, move.to, left) == (".ckptkit/replace-0", f".ckptkit/damaged-{name}", [])
+    move, *others = actions
+    assert (move.what, move.to, left) == (".ckptkit/replace-0", ".ckptkit/damaged-replace-0", [])
     assert move.why.startswith(why)
+    assert [(action.verb, action.what) for action in others] == (
+        [("rewrite", "checkpoint"), ("move", "ckpt-2")] if both else []
+    )
     assert verifying(directory) == before
     assert mend(directory, deep=True) == ([], [])
 

@@ -734,12 +734,11 @@ def test_a_replacement_is_set_aside_as_a_whole_and_what_it_was_to_replace_stays(
     lock = store.lock(recover=False)
     (journal,) = store.folders("replace-")
     files = sorted(os.listdir(journal))
-    to = store.aside_of_journal("ckpt-2")
-    os.mkdir(to)
-    store.set_journal_aside(journal, "ckpt-2")
+    store.set_journal_aside(journal)
     lock.release()
     assert with_it["ckpt-2"] == b"newer"
-    assert list(aside(store, "damaged-ckpt-2.2")) == files
+    assert list(aside(store, f"damaged-{os.path.basename(journal)}")) == files
+    assert os.path.basename(store.aside_of_journal(journal)) == f"damaged-{os.path.basename(journal)}"
 
 
 # Damage ------------------------------------------------------------------------------------------------------------
