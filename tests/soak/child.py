@@ -27,7 +27,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             work()
-        self._file = open(path, encoding="utf-8")  # noqa: SIM115  as long as the child lives
+        self._file = open(path, "rb")  # noqa: SIM115  as long as the child lives
+        self._rest = b""
 
     def poll(self, options: int = os.WNOHANG) -> list[dict[str, Any]]:
         """Look whether it has ended, and return the lines that are new."""
@@ -36,7 +37,8 @@ class Child:
             self.status = status if pid and not os.WIFSTOPPED(status) else None
         if self._file.closed:
             return []
-        new = [json.loads(line) for line in self._file]  # whole ones: each was written at once
+        *whole, self._rest = (self._rest + self._file.read()).split(b"\n")
+        new = [json.loads(line) for line in whole]
         self.lines += new
         if self.status is not None:
             self._file.close()

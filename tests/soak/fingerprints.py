@@ -6,8 +6,10 @@ import numpy as np
 
 from ckptkit.bundle import Bundle
 from ckptkit.checksums import crc32c
+from ckptkit.run_state import unpack
 
 EXTRA = "_CKPTKIT/"  # keys of what was saved beside the objects
+_PLACES = frozenset({"input", "inputs", "validation"})
 
 
 def of(value):
@@ -29,8 +31,12 @@ def of_variables(model):
 
 
 def of_state(state):
-    """Return one hash of what is saved beside the objects, a mapping."""
-    return _short(*(f"{name} {of(value)}".encode() for name, value in sorted(state.items())))
+    """Return one hash of where a run stands: of what was saved beside the objects, but for its place in the data.
+
+    There is more than one way to say the same place; a wrong one shows in what is trained from there.
+    """
+    name = next(name for name in ("run_state", "loop") if name in state)
+    return _short(_told(unpack(state, name)).encode())
 
 
 def in_file(prefix):
@@ -39,6 +45,15 @@ def in_file(prefix):
         values = {key: bundle.read(key) for key in bundle.entries}
     state = {key[len(EXTRA) :]: value for key, value in values.items() if key.startswith(EXTRA)}
     return Counter(of(value) for value in values.values()), of_state(state)
+
+
+def _told(value):
+    """Return a tree of plain values and arrays as text."""
+    if isinstance(value, dict):
+        return str([(key, _told(value[key])) for key in sorted(value, key=str) if key not in _PLACES])
+    if isinstance(value, (list, tuple)):
+        return str([_told(each) for each in value])
+    return of(value) if hasattr(value, "dtype") else repr(value)
 
 
 def _short(*parts):

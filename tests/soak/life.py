@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import ckptkit
+from ckptkit.held import Held
 from ckptkit.policies import EveryEpochs, EverySteps
 from ckptkit.preservation import Best
 from ckptkit.store import Store
@@ -178,18 +179,15 @@ def observe(tell, before_save=lambda: None):
         close(self)
 
     manager.save, manager.restore, manager.close = told_save, told_restore, told_close
-    for name, place in (
-        ("lock", "opening"),
-        ("begin", "writing"),
-        ("write_state", "state file"),
-        ("delete", "pruning"),
-    ):
-        setattr(Store, name, _telling(tell, place, getattr(Store, name)))
+    Store.lock = _telling(tell, "opening", Store.lock)
+    Store.write_state = _telling(tell, "state file", Store.write_state)
+    Store.delete = _telling(tell, "pruning", Store.delete)
+    Held.write = _telling(tell, "writing", Held.write)
     commit = Store.commit
 
-    def told_commit(self, *arguments):
+    def told_commit(*arguments, **named):
         tell(at="committing")
-        record = commit(self, *arguments)
+        record = commit(*arguments, **named)
         tell(at="committed", committed=record.step, metrics=dict(record.metrics))
         return record
 
@@ -206,10 +204,10 @@ def facts_of(manager, step, state):
 
 
 def _telling(tell, place, operation):
-    def call(*arguments):
+    def call(*arguments, **named):
         tell(at=place)
-        result = operation(*arguments)
-        tell(at="writing" if place == "writing" else "training", did=place)
+        result = operation(*arguments, **named)
+        tell(at="training", did=place)
         return result
 
     return call
