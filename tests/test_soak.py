@@ -16,6 +16,8 @@ from tests.soak.expected import Expected
 from tests.soak.faults import OPERATIONS, Fault, Faults
 from tests.soak.plan import Plan
 
+CYCLES = 3
+
 # The parent's book ----------------------------------------------------------------------------------------------------
 
 
@@ -150,9 +152,9 @@ def test_what_rots_is_one_bit_or_the_end_of_one_file(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def soaked():
+def soaked(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "tests.soak.plants"]
+    command = [sys.executable, "-m", "tests.soak.plants", str(tmp_path_factory.mktemp("soaked")), str(CYCLES)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
@@ -163,10 +165,8 @@ def test_a_short_soak_loses_nothing(soaked):
     (found, *_), said = soaked
     assert found["broken"] == []
     assert (found["losses"], found["unexpected"]) == ([], []), said
-    counts = found["counts"]
-    assert sum(counts["kills"].values()) >= 1
-    assert sum(counts["saves committed"].values()) >= 3
-    assert sum(counts["restores"].values()) >= 2
+    assert sum(found["counts"]["cycles"].values()) == CYCLES
+    assert sum(found["counts"]["saves committed"].values()) >= 3
 
 
 @pytest.mark.slow
@@ -183,6 +183,6 @@ def test_a_short_soak_loses_nothing(soaked):
 )
 def test_what_is_planted_is_found(soaked, plant, what, told):
     results, said = soaked
-    result = next(result for result in results if plant in result["broken"])
-    assert any(told in line for line in result[what]), (result, said)
-    assert said.count("to see it again: python -m tests.soak --minutes") == len(results) - 1
+    lines = [line for result in results if plant in result["broken"] for line in result[what]]
+    assert any(told in line for line in lines), (results, said)
+    assert "to see it again: python -m tests.soak --minutes" in said

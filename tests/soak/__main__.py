@@ -33,6 +33,7 @@ def parse(arguments):
     """Return the options."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=20.0, help="how long; the cycle under way is finished")
+    parser.add_argument("--cycles", type=int, default=sys.maxsize, help="how many at the most")
     parser.add_argument("--seed", type=int, default=7, help="of what is chosen")
     parser.add_argument("--epochs", type=int, default=40, help="of a run, which is killed many times")
     parser.add_argument("--problems", type=int, default=5, help="how many are enough to end")
@@ -57,8 +58,10 @@ def soak(options, known=None, onlooker=None):
         soaking = Soak(folder, None if why_not else small, options.seed, options.epochs, known, onlooker)
         began, tally = time.monotonic(), soaking.tally
         try:
-            while time.monotonic() < began + 60.0 * options.minutes and len(tally.problems) < options.problems:
+            for _ in range(options.cycles):
                 soaking.cycle()
+                if time.monotonic() > began + 60.0 * options.minutes or len(tally.problems) >= options.problems:
+                    break
         finally:
             tally.show(f"soak of {(time.monotonic() - began) / 60.0:.1f} minutes, seed {options.seed}", sys.stderr)
     if why_not is not None:

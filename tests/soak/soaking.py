@@ -52,7 +52,7 @@ class Soak:
         self._references = references
         self._onlooker = onlooker
         self._verdicts = Verdicts(self.tally, onlooker)
-        self._runs = 0
+        self._runs = self._chosen.randrange(len(references))  # so that each kind comes first with some seed
         self._run: Run | None = None
 
     def cycle(self) -> None:
@@ -78,7 +78,7 @@ class Soak:
 
     def _next_run(self) -> Run:
         self._runs += 1
-        kind = self._chosen.choice(sorted(self._references))
+        kind = sorted(self._references)[self._runs % len(self._references)]
         may_be_filled = self._chosen.random() < 0.5 and self._small is not None
         folder = self._small if may_be_filled and self._small is not None else self._folder
         name = f"run-{self._runs}"
