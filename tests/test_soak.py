@@ -124,11 +124,12 @@ def test_operations_fail_as_often_as_they_are_told_to(tmp_path, failing, operati
 
 def test_operations_elsewhere_and_reading_go_well(tmp_path, failing, tmp_path_factory):
     faults, told = failing(Fault("write", 0, 99, errno.EIO), Fault("mkdir", 0, 99, errno.EROFS))
+    create(str(tmp_path / "file"))
     faults.arm()
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     create(str(elsewhere / "file"))
     os.mkdir(str(elsewhere / "folder"))
-    with open(elsewhere / "file") as file:
+    with open(str(tmp_path / "file")) as file:
         assert file.read() == ""
     assert told == []
 

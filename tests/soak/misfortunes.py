@@ -59,11 +59,7 @@ class Misfortunes:
         self._acts: list[Act] = []
         self._ballast: str | None = None
         self._ready_to_die: float | None = None
-
-    @property
-    def is_starved(self) -> bool:
-        """Whether its disk is filled."""
-        return self._plan.full_disk and self._run.may_be_filled
+        self.was_starved = False  # of room on the disk
 
     def rot(self) -> None:
         """Do to the directory what is to be done before."""
@@ -96,7 +92,7 @@ class Misfortunes:
             self._acts.append(Act(chosen.randrange(1, 6), partial(self._write_as_well, child)))
         if plan.reader:
             self._acts += [Act(commits, partial(self._read_meanwhile, child)) for commits in range(1, 30, 3)]
-        if self.is_starved:
+        if plan.full_disk and self._run.may_be_filled:
             left, secs = chosen.randrange(_ROOM_BYTES), chosen.uniform(0.0, _FULL_SECS)
             self._acts.append(Act(chosen.randrange(1, 6), partial(self._take_room, left, secs)))
 
@@ -166,5 +162,6 @@ class Misfortunes:
     def _take_room(self, left_bytes: int, secs: float) -> None:
         assert self._small is not None
         self._ballast = disk.fill(self._small, left_bytes)
+        self.was_starved = True
         self._tally.count("faults", "the disk is full")
         self._acts.append(Act(0, self.end, time.monotonic() + secs))

@@ -64,7 +64,7 @@ class Soak:
         misfortunes.rot()
         child = self._live(run, plan, misfortunes)
         self.tally.count("cycles", run.kind)
-        self._verdicts.judge(run, child, misfortunes.is_starved)
+        self._verdicts.judge(run, child, misfortunes.was_starved)
         self._verdicts.compare(run, child)
         problems = [*self.tally.losses[losses:], *self.tally.unexpected[unexpected:]]
         if problems:

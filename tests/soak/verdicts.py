@@ -53,7 +53,7 @@ class Verdicts:
             if step not in run.reference or facts[part] != run.reference[step][part]:
                 self._tally.losses.append(f"{what} at step {step}: its {part}")
 
-    def judge(self, run: Run, child: Child, is_starved: bool) -> None:
+    def judge(self, run: Run, child: Child, was_starved: bool) -> None:
         """Say whether a life has ended as it may."""
         assert child.status is not None
         code = os.waitstatus_to_exitcode(child.status)
@@ -64,7 +64,7 @@ class Verdicts:
         elif code == life.FAILED:
             failed = next(line for line in child.lines if "failed" in line)
             is_of_a_fault = "CheckpointSaveError" in failed["failed"] or _OF_A_FAULT & set(failed["errors"])
-            if is_of_a_fault and (is_starved or child.said("fault")):
+            if is_of_a_fault and (was_starved or child.said("fault")):
                 self._tally.count("lives that a fault has ended", failed["failed"][0])
             else:
                 self._tally.unexpected.append(f"a life ended with {failed['failed'][0]}: {failed['text']}")
