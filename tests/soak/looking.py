@@ -53,8 +53,9 @@ def look(directory: str, reference: Mapping[int, Mapping[str, Any]]) -> Seen:
 
 def missing(seen: Seen, expected: Expected) -> list[str]:
     """Return a line for each checkpoint that must be there and is not, or is not what it was."""
+    told = f"(there, oldest first: {list(seen.metrics)}; must be there: {list(expected.steps)})"
     return [
-        f"checkpoint of step {step} {seen.wrong.get(step, 'is gone')}"
+        f"checkpoint of step {step} {seen.wrong.get(step, 'is gone')} {told}"
         for step in expected.steps
         if step not in seen.metrics
     ]
