@@ -87,9 +87,10 @@ class DirectoryReader:
         for record in sorted(committed.values(), key=lambda record: record.sequence):
             ordered += [record, *following.get(record.name, ())]
         if not ordered and not damaged and listed:  # not a file is left of what the state file names
-            there = [name for name in _indexed(files) if _why_incomplete(name, files, shards) is None]
+            why = {name: _why_incomplete(name, files, shards) for name in (*_indexed(files), *listed)}
+            there = [name for name in _indexed(files) if name not in passing and why[name] is None]
             ordered = [self._foreign(name, files, shards) for name in there]
-            damaged = {} if there else {name: _why_incomplete(name, files, shards) or "" for name in listed}
+            damaged = {} if there else {name: why[name] or "" for name in listed if name not in passing}
         return Listing(tuple(ordered), damaged, state)
 
     def is_empty(self) -> bool:
@@ -202,7 +203,8 @@ class DirectoryReader:
             except (OSError, ManifestError) as error:
                 damaged[name] = f"its manifest cannot be read: {error}"
                 continue
-            if name in good and good[name].sequence >= manifest.sequence:
+            known = good.get(name)
+            if known is not None and (known.sequence, known.created_at) >= (manifest.sequence, manifest.created_at):
                 continue  # the move is over, only the journal is still there
             if not beside.keys() & manifest.files.keys():
                 continue  # plain TensorFlow has pruned it

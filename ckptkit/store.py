@@ -10,7 +10,7 @@ runs/digits/
   ckpt-1200.index, .data-?????-of-?????
   ckpt-1200.manifest.json            THE COMMIT, written last
   .ckptkit/lock                      one writer at a time
-  .ckptkit/tmp-<random>/             a save under way; swept by the next writer
+  .ckptkit/tmp-<random>/             a save or a deletion under way; swept by the next writer
   .ckptkit/replace-<random>/         a committed checkpoint on its way over an older one of the same name;
                                      readers read it here, the next writer finishes the move
   .ckptkit/damaged-ckpt-1100/        what `ckptkit repair` moved out of the way
@@ -72,12 +72,20 @@ class Store(DirectoryReader):
 
     def recover(self) -> None:
         """Finish or undo what a writer that died had under way; the lock is ours."""
+        whole = []
         for journal in self.folders("replace-"):
             manifest = manifest_in(journal)
             if manifest is not None and why_damaged(manifest, sizes_in(journal)) is None:
-                self._finish_replacing(journal, manifest)
+                whole.append((_age(manifest), journal, manifest))
             else:
                 _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", journal)
+        for _, journal, manifest in sorted(whole, reverse=True):
+            if not os.path.isdir(journal):
+                continue  # went when a younger one of its name was finished
+            if self._is_outdone(manifest):
+                self._give_up(journal)
+            else:
+                self._finish_replacing(journal, manifest)
         for folder in self.folders("tmp-"):
             self._roll_back(folder)
 
@@ -95,14 +103,20 @@ class Store(DirectoryReader):
         """Make a checkpoint visible. Whatever happens before the last step, older ones stand as they did."""
         for file in manifest.files:
             sync_file(os.path.join(pending.folder, file), durable=self._durable)
+        is_taken = self._is_taken(manifest.name)
+        if is_taken:
+            # Before the manifest: a file that it names and that is missing is taken for moved, in the place of the old.
+            sync_directory(pending.folder, durable=self._durable)
         self._write(pending.prefix + MANIFEST, manifest.to_json())
-        if self._is_taken(manifest.name):
+        if is_taken:
             # Its files cannot take the place of the old ones in one step, so the folder as a whole is the commit.
             journal = os.path.join(self._meta, f"replace-{uuid.uuid4().hex}")
             os.rename(pending.folder, journal)
             sync_directory(self._meta, durable=self._durable)
             self._finish_replacing(journal, manifest)
         else:
+            # The folder first: it tells which files are moved out of it, should that be interrupted.
+            sync_directory(self._meta, durable=self._durable)
             for file in _index_last(manifest.files):
                 os.rename(os.path.join(pending.folder, file), os.path.join(self.directory, file))
             sync_directory(self.directory, durable=self._durable)
@@ -160,13 +174,19 @@ class Store(DirectoryReader):
         return os.path.join(self._meta, f"damaged-{os.path.basename(journal)}")
 
     def _delete_files(self, name: str, shards: Callable[[], Mapping[str, Sequence[str]]]) -> None:
-        if not os.path.lexists(os.path.join(self.directory, name + MANIFEST)):  # foreign, or gone by hand
-            for file in (name + ".index", *shards().get(name, ())):  # without its index TensorFlow sees nothing
-                _unlink(os.path.join(self.directory, file))
-            return
+        final = os.path.join(self.directory, name + MANIFEST)
+        manifest = read_manifest(final)
         # Moved, not removed: should we die now, the next writer reads there which files are left to delete.
         going = self.begin(name)
-        os.rename(os.path.join(self.directory, name + MANIFEST), going.prefix + MANIFEST)
+        if manifest is not None and manifest.name == name:
+            os.rename(final, going.prefix + MANIFEST)
+            sync_directory(going.folder, durable=self._durable)
+        else:  # foreign, spoilt, or gone by hand: what lies there under the name
+            files = dict.fromkeys((name + ".index", *shards().get(name, ())), 0)
+            told = Manifest(name, step=0, sequence=0, created_at=0.0, files=files, index_crc32c=0, run_id="")
+            self._write(going.prefix + MANIFEST, told.to_json())
+            _unlink(final)
+        sync_directory(self._meta, durable=self._durable)
         self._roll_back(going.folder)
 
     def _shards(self) -> dict[str, list[str]]:
@@ -187,16 +207,27 @@ class Store(DirectoryReader):
         for file in (*_index_last(manifest.files), manifest.name + MANIFEST):
             link_or_copy(os.path.join(journal, file), os.path.join(self.directory, file), durable=self._durable)
         sync_directory(self.directory, durable=self._durable)
+        self._give_up(journal)
+
+    def _give_up(self, journal: str) -> None:
+        # Under a temporary name: what is half removed is no replacement that a person would have to look at.
         done = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")
         os.rename(journal, done)
+        sync_directory(self._meta, durable=self._durable)
         self._roll_back(done)
+
+    def _is_outdone(self, manifest: Manifest) -> bool:
+        """Say whether a younger checkpoint of the name is whole: it was saved after a replacement that had failed."""
+        final = read_manifest(os.path.join(self.directory, manifest.name + MANIFEST))
+        return (
+            final is not None and _age(final) > _age(manifest) and why_damaged(final, sizes_in(self.directory)) is None
+        )
 
     def _drop_journals(self, name: str, but: str | None) -> None:
         for journal in self.folders("replace-"):
             manifest = manifest_in(journal)
             if journal != but and manifest is not None and manifest.name == name:
-                _unlink(os.path.join(journal, name + MANIFEST))  # first: without it nothing is taken for committed
-                shutil.rmtree(journal, ignore_errors=True)
+                self._give_up(journal)
 
     def _roll_back(self, path: str) -> None:
         """Remove a temporary file or folder, and what it tells of a checkpoint that is not committed."""
@@ -205,13 +236,17 @@ class Store(DirectoryReader):
         if manifest is not None:
             final = os.path.join(self.directory, manifest.name + MANIFEST)
             committed = read_manifest(final)
-            for file in _index_last(manifest.files)[::-1]:  # the index first: without it TensorFlow sees nothing
-                moved = not os.path.lexists(os.path.join(path, file))
-                ours = not os.path.lexists(final) or (committed is not None and file not in committed.files)
-                if moved and ours:
-                    _unlink(os.path.join(self.directory, file))
+            moved = [file for file in _index_last(manifest.files) if not os.path.lexists(os.path.join(path, file))]
+            if os.path.lexists(final):
+                moved = [file for file in moved if committed is not None and file not in committed.files]
+            for file in moved[::-1]:  # the index first: without it TensorFlow sees nothing
+                _unlink(os.path.join(self.directory, file))
+            if moved:  # before the manifest: nothing else tells of them
+                sync_directory(self.directory, durable=self._durable)
             # Before the rest of the folder: a file that is missing in it would be taken for moved the next time.
             _unlink(os.path.join(path, manifest.name + MANIFEST))
+            if len(moved) < len(manifest.files):
+                sync_directory(path, durable=self._durable)
         if os.path.isdir(path):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -221,6 +256,11 @@ class Store(DirectoryReader):
 def _index_last(files: Mapping[str, int]) -> list[str]:
     # TensorFlow takes a checkpoint for there when its index is.
     return sorted(files, key=lambda file: (file.endswith(".index"), file))
+
+
+def _age(manifest: Manifest) -> tuple[int, float]:
+    # A replacement that failed half way may have the same sequence as the save after it.
+    return manifest.sequence, manifest.created_at
 
 
 def _unlink(path: str) -> None:

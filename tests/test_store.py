@@ -254,6 +254,7 @@ def test_every_line_of_a_save_is_durable_before_the_next(tmp_path, monkeypatch):
         ("fsync", "temporary"),
         ("replace", "ckpt-1.manifest.json"),
         ("fsync", "temporary"),
+        ("fsync", ".ckptkit"),
         ("rename", "ckpt-1.data-00000-of-00002"),
         ("rename", "ckpt-1.data-00001-of-00002"),
         ("rename", "ckpt-1.index"),
@@ -357,11 +358,14 @@ def test_death_in_the_very_first_save_leaves_nothing_or_a_whole_checkpoint(tmp_p
     def first(store, _):
         save(store, "ckpt-1", content=b"1", shards=2)
 
+    seen = set()
     for store in die_everywhere(monkeypatch, tmp_path, lambda store: None, first):
-        assert set(readable(store).values()) <= {b"1"}
+        before = readable(store)
+        seen |= set(before.values()) or {None}
         recover(store)
-        assert set(readable(store).values()) <= {b"1"}
+        assert readable(store) == before
         assert litter(store) == []
+    assert seen == {None, b"1"}
 
 
 def test_death_while_sweeping_is_swept_as_well(tmp_path, monkeypatch):
@@ -397,7 +401,7 @@ def test_a_save_that_fails_can_be_undone_at_once_and_leaves_the_older_checkpoint
         assert files_in(store.directory) == before or readable(store)["ckpt-2"] == b"newer"
         assert litter(store) == []
     assert failed.errno == errno.ENOSPC
-    assert index == {"fsync": 7, "rename": 4, "replace": 1}[name]
+    assert index == {"fsync": 8, "rename": 4, "replace": 1}[name]
 
 
 def test_a_save_that_fails_says_why(store, monkeypatch):
@@ -546,6 +550,34 @@ def test_a_replacement_that_failed_does_not_come_back_over_a_later_one(store, mo
     assert litter(store) == []
 
 
+@pytest.mark.parametrize("sequence", [3, 4], ids=["the same sequence again", "the next sequence"])
+@pytest.mark.parametrize("lost", [True, False], ids=["the older one was lost", "the older one is there"])
+def test_death_in_the_save_after_a_replacement_that_failed_never_goes_back_to_it(tmp_path, monkeypatch, sequence, lost):
+    def prepare(store):
+        prepare_same(store)
+        with writing(store):
+            fail_in_replacing(store, monkeypatch, b"failed", sequence=3)
+        if not lost:
+            save_foreign(store.directory, "ckpt-2", content=b"older")
+
+    def commit_later(store, _):
+        pending, manifest = write(store, "ckpt-2", content=b"later", sequence=sequence, created_at=200.0)
+        lock = DirectoryLock(store.directory, os.path.join(store.directory, ".ckptkit", "lock"))
+        try:  # without a recovery, which would finish the replacement that failed
+            store.commit(pending, manifest)
+        finally:
+            lock.release()
+
+    seen = set()
+    for store in die_everywhere(monkeypatch, tmp_path, prepare, commit_later):
+        before = readable(store)
+        seen.add(before["ckpt-2"])
+        for _ in recover_dying(monkeypatch, store):
+            assert readable(store) == before
+        assert litter(store) == []
+    assert seen == {b"failed", b"later"}
+
+
 def test_a_replacement_that_failed_does_not_come_back_after_its_successor_was_deleted(store, monkeypatch):
     prepare_same(store)
     with writing(store):
@@ -637,6 +669,27 @@ def test_deleting_a_checkpoint_that_somebody_removed_by_hand_is_no_error(store, 
     assert readable(store) == {"ckpt-1": b"1"}
     recover(store)
     assert litter(store) == []
+
+
+def test_death_at_any_moment_of_deleting_a_foreign_checkpoint_leaves_it_whole_or_gone(tmp_path, monkeypatch):
+    def prepare(store):
+        prepare_foreign(store)
+        return store.scan().records[-1]
+
+    def delete(store, record):
+        with writing(store):
+            store.delete(record)
+
+    seen = set()
+    for store in die_everywhere(monkeypatch, tmp_path, prepare, delete):
+        before = readable(store)
+        seen.add(tuple(before))
+        recover(store)
+        assert readable(store) == before
+        assert [file for file in litter(store) if not file.startswith("ckpt-1")] == [
+            file for file in ("ckpt-2.data-00000-of-00001", "ckpt-2.index") if "ckpt-2" in before
+        ]
+    assert seen == {("ckpt-1", "ckpt-2"), ("ckpt-1",)}
 
 
 @pytest.mark.parametrize("listed", [("ckpt-1",), ("ckpt-1", "ckpt-2")], ids=["off the state file", "still listed"])
