@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -41,12 +42,12 @@ def _list(directory: str, *, as_json: bool) -> int:
         print(f"cannot read {directory}: {error.strerror}", file=sys.stderr)
         return 2
     if as_json:
-        rows = [{**asdict(record), "metrics": finite_json(record.metrics)} for record in listing.records]
+        rows = [_json(record) for record in listing.records]
         print(json.dumps(rows, indent=2, allow_nan=False))
     elif listing.records:
         Console().print(_table(listing))
     for name, reason in listing.damaged.items():
-        print(f"{name} is damaged: {reason}", file=sys.stderr)
+        print(_printable(f"{name} is damaged: {reason}"), file=sys.stderr)
     if not listing.records and not listing.damaged:
         print(f"no checkpoints in {directory}", file=sys.stderr)
     return 1 if listing.damaged or not listing.records else 0
@@ -58,8 +59,18 @@ def _table(listing: Listing) -> Table:
         table.add_column(heading, justify="right" if heading in ("step", "epoch", "age", "size") else "left")
     for record in listing.records:
         # Text, for names may hold what rich takes for markup.
-        table.add_row(*map(Text, _row(record, newest=record is listing.records[-1])))
+        table.add_row(*(Text(_printable(cell)) for cell in _row(record, newest=record is listing.records[-1])))
     return table
+
+
+def _json(record: CheckpointRecord) -> dict[str, Any]:
+    created_at = finite_json({"created_at": record.created_at})
+    return {**asdict(record), **created_at, "metrics": finite_json(record.metrics)}
+
+
+def _printable(text: str) -> str:
+    # A name in a directory may hold whatever moves a terminal's cursor, or what no terminal can be sent at all.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _row(record: CheckpointRecord, *, newest: bool) -> tuple[str, ...]:
