@@ -24,6 +24,7 @@ __all__ = [
     "CheckpointRecord",
     "Manifest",
     "ManifestError",
+    "NewerManifestError",
     "TensorInfo",
     "best_record",
     "finite_json",
@@ -45,6 +46,10 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 class ManifestError(ValueError):
     """A manifest is not JSON, is of a newer format, or says something impossible."""
+
+
+class NewerManifestError(ManifestError):
+    """A manifest of a format that a newer ckptkit writes: nothing says that it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,8 @@ class Manifest:
             raise ManifestError(f"not JSON: {error}") from error
         if not isinstance(raw, dict):
             raise ManifestError(f"expected a JSON object, got {type(raw).__name__}")
+        _require_format(raw)
         try:
-            _require_format(raw)
             return cls(
                 name=_file_name(_typed(raw, "name", str)),
                 step=_count(raw, "step"),
@@ -265,14 +270,16 @@ def _require_size(file: BinaryIO) -> None:
 
 
 def _require_format(raw: Mapping[str, Any]) -> None:
-    found = _typed(raw, "format", int)
+    found = raw.get("format")
+    if type(found) is not int:
+        raise ManifestError(f"field 'format' is a {type(found).__name__}")
     if found > FORMAT:
-        raise ValueError(
+        raise NewerManifestError(
             f"written by a newer ckptkit in format {found}, and this one reads format {FORMAT}: "
             "upgrade ckptkit to use it"
         )
     if found != FORMAT:
-        raise ValueError(f"format {found}, this ckptkit reads format {FORMAT}")
+        raise ManifestError(f"format {found}, this ckptkit reads format {FORMAT}")
 
 
 def _numbers(raw: Mapping[str, Any], key: str) -> dict[str, float]:

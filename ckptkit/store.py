@@ -13,12 +13,14 @@ runs/digits/
   .ckptkit/tmp-<random>/             a save under way; swept by the next writer
   .ckptkit/replace-<random>/         a committed checkpoint on its way over an older one of the same name;
                                      readers read it here, the next writer finishes the move
+  .ckptkit/damaged-ckpt-1100/        what `ckptkit repair` moved out of the way
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import logging
 import os
 import shutil
@@ -67,7 +69,7 @@ class Store(DirectoryReader):
         super().__init__(directory)
         self._durable = durable
 
-    def lock(self) -> DirectoryLock:
+    def lock(self, *, recover: bool = True) -> DirectoryLock:
         """Become the directory's writer, and clean up after a writer that died.
 
         Raises:
@@ -75,7 +77,7 @@ class Store(DirectoryReader):
             CheckpointSaveError: Nobody can write there, or not clean up.
         """
         try:
-            return self._locked()
+            return self._locked(recover)
         except DirectoryLockedError:
             raise
         except OSError as error:
@@ -84,18 +86,30 @@ class Store(DirectoryReader):
                 "Mend the cause, or save to another directory. What is there can be restored: reading writes nothing."
             ) from error
 
-    def _locked(self) -> DirectoryLock:
+    def _locked(self, recover: bool) -> DirectoryLock:
         if os.path.islink(self._meta):  # we would write, and sweep, wherever it leads
             raise OSError(errno.ELOOP, "Is a symbolic link, remove it", self._meta)
         make_directory(self._meta, durable=self._durable)
         lock = DirectoryLock(self.directory, os.path.join(self._meta, "lock"))
         try:
-            if lock.is_first:  # else what is under way is this very process's
-                self._recover()
+            if recover and lock.is_first:  # else what is under way is this very process's
+                self.recover()
         except BaseException:
             lock.release()
             raise
         return lock
+
+    def recover(self) -> None:
+        """Finish or undo what a writer that died had under way; the lock is ours."""
+        for journal in self.journals():
+            manifest = manifest_in(journal)
+            if manifest is not None and why_damaged(manifest, sizes_inside(journal)) is None:
+                self._refuse_folders(manifest)
+                self._finish_replacing(journal, manifest)
+            else:
+                _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", journal)
+        for folder in self.folders("tmp-"):
+            self._roll_back(folder)
 
     def begin(self, name: str) -> Pending:
         """Open a folder for a save under way."""
@@ -145,6 +159,37 @@ class Store(DirectoryReader):
             self._drop_journals(record.name, but=None)
             self._delete_files(record.name, shards)
 
+    def files_of(self, name: str) -> list[str]:
+        """Return the names of a checkpoint's files that are there: the index, the shards, the manifest."""
+        index_and_manifest = [name + end for end in (".index", MANIFEST)]
+        there = [file for file in index_and_manifest if os.path.lexists(os.path.join(self.directory, file))]
+        return sorted({*there, *self._shards().get(name, ())}, key=lambda file: (file == name + MANIFEST, file))
+
+    def set_aside(self, name: str) -> None:
+        """Move what is there under a name where nobody takes it for a checkpoint; nothing is deleted."""
+        folder, files = self.aside_of(name), self.files_of(name)
+        make_directory(folder, durable=self._durable)
+        # The index first: without it TensorFlow sees nothing. The manifest last: what lies beside it is not foreign.
+        for file in files:
+            os.rename(os.path.join(self.directory, file), os.path.join(folder, file))
+        sync_directory(folder, durable=self._durable)
+        sync_directory(self.directory, durable=self._durable)
+
+    def aside_of(self, name: str) -> str:
+        """Return the folder that :meth:`set_aside` moves to: the rest of a move that was cut short goes there, too."""
+        files, path = set(self.files_of(name)), os.path.join(self._meta, f"damaged-{name}")
+        paths = itertools.chain([path], (f"{path}.{number}" for number in itertools.count(2)))
+        return next(folder for folder in paths if not files & sizes_in(folder).keys())
+
+    def set_journal_aside(self, journal: str) -> None:
+        """Move a replacement that is damaged to where damaged checkpoints are."""
+        os.rename(journal, self.aside_of_journal(journal))
+        sync_directory(self._meta, durable=self._durable)
+
+    def aside_of_journal(self, journal: str) -> str:
+        """Return the folder that :meth:`set_journal_aside` makes of a replacement."""
+        return os.path.join(self._meta, f"damaged-{os.path.basename(journal)}")
+
     def _delete_files(self, name: str, shards: Callable[[], Mapping[str, Sequence[str]]]) -> None:
         if not os.path.lexists(os.path.join(self.directory, name + MANIFEST)):  # foreign, or gone by hand
             for file in (name + ".index", *shards().get(name, ())):  # without its index TensorFlow sees nothing
@@ -174,18 +219,6 @@ class Store(DirectoryReader):
             if os.path.isdir(path) and not os.path.islink(path):
                 raise IsADirectoryError(errno.EISDIR, "Is a directory", path)
 
-    def _recover(self) -> None:
-        for journal in self._folders("replace-"):
-            manifest = manifest_in(journal)
-            if manifest is not None and why_damaged(manifest, sizes_inside(journal)) is None:
-                self._refuse_folders(manifest)
-                self._finish_replacing(journal, manifest)
-            else:
-                _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", journal)
-        for entry in self._entries():
-            if entry.name.startswith("tmp-"):
-                self._roll_back(entry.path)
-
     def _finish_replacing(self, journal: str, manifest: Manifest) -> None:
         self._drop_journals(manifest.name, but=journal)  # an earlier replacement that could not be finished
         self._delete_files(manifest.name, self._shards)
@@ -197,7 +230,7 @@ class Store(DirectoryReader):
         self._roll_back(done)
 
     def _drop_journals(self, name: str, but: str | None) -> None:
-        for journal in self._folders("replace-"):
+        for journal in self.journals():
             manifest = manifest_in(journal)
             if journal != but and manifest is not None and manifest.name == name:
                 _unlink(os.path.join(journal, name + MANIFEST))  # first: without it nothing is taken for committed

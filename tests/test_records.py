@@ -18,6 +18,7 @@ from ckptkit.records import (
     CheckpointRecord,
     Manifest,
     ManifestError,
+    NewerManifestError,
     TensorInfo,
     best_record,
     is_better,
@@ -169,7 +170,7 @@ def test_whatever_bytes_a_manifest_holds_it_is_read_or_refused_with_manifest_err
         ("9" * 5_000, "not JSON: "),
         ("[1]", "expected a JSON object, got list"),
         ("null", "expected a JSON object, got NoneType"),
-        ("{}", "^no field 'format'$"),
+        ("{}", "^field 'format' is a NoneType$"),
         ('{"format": "1"}', "^field 'format' is a str$"),
         ('{"format": 0}', "^format 0, this ckptkit reads format 1$"),
         (
@@ -203,6 +204,13 @@ def test_a_manifest_is_read_or_refused_however_deep_it_is():
         for changed in (valid(versions={"a": "DEEP"}), valid(files={"ckpt-7.index": "DEEP"})):
             with suppress(ManifestError):
                 Manifest.from_json(json.dumps(changed).replace('"DEEP"', deep))
+
+
+@pytest.mark.parametrize(("found", "newer"), [("2", True), ("0", False), ('"2"', False), ("null", False)])
+def test_a_manifest_of_a_newer_format_is_told_from_one_of_none(found, newer):
+    with pytest.raises(ManifestError, match="format") as caught:
+        Manifest.from_json(f'{{"format": {found}}}')
+    assert isinstance(caught.value, NewerManifestError) is newer
 
 
 @pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", "epoch", "batch")])
