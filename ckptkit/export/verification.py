@@ -47,6 +47,7 @@ _CHILD = """import sys, os
 sys.path[:] = sys.argv[2].split(os.pathsep)
 from ckptkit.export.verification import main
 main(sys.argv[1])
+os._exit(0)  # the answer is written: to take TensorFlow down takes a second
 """
 _WHOLE = ("other variables", "optimizer", "optimizer variables", "compiled with")
 
