@@ -39,6 +39,7 @@ __all__ = ["Bundle"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+_MAX_INDEX = 1 << 30  # bytes, of some ten million tensors
 _BLOCK = 1 << 20  # read and checked at a time: small enough to be in the cache still when its checksum is taken
 
 
@@ -50,19 +51,15 @@ class Bundle:
 
     Raises:
         CheckpointNotFoundError: It has no index.
-        CheckpointDamagedError: The index is cut short, altered, or says something impossible.
-        UnsupportedBundleError: It is compressed, of a newer format or of a machine with another byte order.
+        CheckpointDamagedError: The index cannot be read, is cut short, altered, or says something impossible.
+        UnsupportedBundleError: It is of a newer format or of a machine with another byte order.
     """
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
         self.prefix = os.fspath(prefix)
         self._files: dict[int, tuple[int, int]] | None = {}
         self._lock = threading.Lock()
-        try:
-            with open(_open(f"{self.prefix}.index"), "rb") as file:
-                index = decode_index(file.read(), f"{self.prefix}.index")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise CheckpointNotFoundError(f"no checkpoint {self.prefix}: it has no index.") from error
+        index = decode_index(self._read_index(), f"{self.prefix}.index")
         self.entries: Mapping[str, Entry] = index.entries
         self.shards = index.shards
 
@@ -78,6 +75,15 @@ class Bundle:
             for descriptor, _ in (self._files or {}).values():
                 os.close(descriptor)
             self._files = None
+
+    def hold(self) -> None:
+        """Open all shards now: whoever deletes the checkpoint from here on does not take it from this reader.
+
+        Raises:
+            CheckpointDamagedError: One of them is missing or cannot be opened.
+        """
+        for shard in {part.shard for entry in self.entries.values() for part in _parts(entry)}:
+            self._open_shard(shard)
 
     def read(self, key: str, slice_spec: str = "") -> Array:
         """Read a tensor.
@@ -109,7 +115,8 @@ class Bundle:
         Raises:
             CheckpointDamagedError: Its shard is missing or cut short.
         """
-        self._shard(entry)
+        for part in _parts(entry):
+            self._shard(part)
 
     def read_into(self, entry: Entry, buffer: Array | Buffer) -> None:
         """Read a tensor's bytes from its shard into memory, and check them.
@@ -149,6 +156,21 @@ class Bundle:
         else:
             piece = memoryview(bytearray(min(entry.size, _BLOCK)))
             self._compare(entry, self._stream(entry, lambda at: piece[: entry.size - at], told))
+
+    def _read_index(self) -> bytes:
+        path = f"{self.prefix}.index"
+        try:
+            with open(_open(path), "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > _MAX_INDEX:
+                    raise CheckpointDamagedError(f"{path} is damaged: {size} bytes are too many for an index.")
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise CheckpointNotFoundError(f"no checkpoint {self.prefix}: it has no index.") from error
+        except CheckpointDamagedError:
+            raise
+        except OSError as error:
+            raise CheckpointDamagedError(f"{path} cannot be read: {error}") from error
 
     def _find(self, key: str) -> Entry:
         if key in self.entries:
@@ -223,7 +245,10 @@ class Bundle:
         descriptor, at, crc = self._shard(entry), 0, 0
         while at < entry.size:
             memory = memory_at(at)
-            done = os.preadv(descriptor, [memory], entry.offset + at)
+            try:
+                done = os.preadv(descriptor, [memory], entry.offset + at)
+            except OSError as error:  # a disk that is failing
+                raise self._damaged(entry, f"cannot be read: {error}") from error
             if not done:
                 raise self._damaged(entry, "is cut short")
             crc = crc32c(memory[:done], crc)
@@ -238,20 +263,24 @@ class Bundle:
 
     def _shard(self, entry: Entry) -> int:
         """Return the descriptor of an entry's shard, which is large enough for it."""
+        descriptor, size = self._open_shard(entry.shard)
+        if entry.offset + entry.size > size:
+            raise self._damaged(entry, f"ends at byte {entry.offset + entry.size} of {size}")
+        return descriptor
+
+    def _open_shard(self, shard: int) -> tuple[int, int]:
+        """Return a shard's descriptor and size."""
         with self._lock:
             if self._files is None:
                 raise ValueError(f"checkpoint {self.prefix} is closed.")
-            if entry.shard not in self._files:
-                path = shard_path(self.prefix, entry.shard, self.shards)
+            if shard not in self._files:
+                path = shard_path(self.prefix, shard, self.shards)
                 try:
                     descriptor = _open(path)
                 except FileNotFoundError as error:
                     raise CheckpointDamagedError(f"checkpoint {self.prefix} is damaged: {path} is missing.") from error
-                self._files[entry.shard] = descriptor, os.fstat(descriptor).st_size
-            descriptor, size = self._files[entry.shard]
-        if entry.offset + entry.size > size:
-            raise self._damaged(entry, f"ends at byte {entry.offset + entry.size} of {size}")
-        return descriptor
+                self._files[shard] = descriptor, os.fstat(descriptor).st_size
+            return self._files[shard]
 
     def _damaged(self, entry: Entry, reason: str) -> CheckpointDamagedError:
         path = shard_path(self.prefix, entry.shard, self.shards)
@@ -260,11 +289,21 @@ class Bundle:
 
 def _open(path: str) -> int:
     """Open a file; what is there under its name and is none would make a reader wait, or fail in odd ways."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:  # a link to itself, say, or somebody else's file
+        raise CheckpointDamagedError(f"{path} cannot be opened: {error}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise CheckpointDamagedError(f"{path} is damaged: it is not a file.")
     return descriptor
+
+
+def _parts(entry: Entry) -> tuple[Entry, ...]:
+    """Return the entries that say where a tensor's bytes lie: of its slices, or its own."""
+    return tuple(stored.entry for stored in entry.slices) or (entry,)
 
 
 def _empty(entry: Entry, shape: tuple[int, ...]) -> Array:

@@ -118,17 +118,21 @@ def decode_index(content: bytes, file: str) -> Index:
 
     Raises:
         CheckpointDamagedError: It is cut short, altered, or says something impossible.
-        UnsupportedBundleError: It is compressed, of a newer format or of a machine with another byte order.
+        UnsupportedBundleError: It is of a newer format or of a machine with another byte order.
     """
     rows = dict(decode_table(content, file))
     try:
-        shards = _shards(Header.FromString(rows.pop(_HEADER_KEY)), file)
+        header = Header.FromString(rows.pop(_HEADER_KEY))
+        shards = _shards(header, file)
         messages = {key: BundleEntry.FromString(row) for key, row in rows.items()}
-        return Index(_entries(messages, shards), shards)
+        index = Index(_entries(messages, shards), shards)
     except KeyError as error:
         raise CheckpointDamagedError(f"{file} is damaged: it lacks row {error.args[0]!r}.") from error
     except (DecodeError, ValueError) as error:
         raise CheckpointDamagedError(f"{file} is damaged: {error}.") from error
+    # Last of all: what is left to TensorFlow's reader says nothing impossible, which would end the process.
+    _require_byte_order(header, file)
+    return index
 
 
 def _stored(entry: Entry) -> Iterator[tuple[bytes, Entry]]:
@@ -151,12 +155,15 @@ def _message(entry: Entry) -> Any:
     return message
 
 
-def _shards(header: Any, file: str) -> int:
+def _require_byte_order(header: Any, file: str) -> None:
     if header.endianness != _ENDIANNESS:
         raise UnsupportedBundleError(
             f"cannot read {file}: it comes from a machine with another byte order than this one's, {sys.byteorder}-"
             "endian. TensorFlow reads it: tf.train.load_checkpoint(prefix)."
         )
+
+
+def _shards(header: Any, file: str) -> int:
     wanted = header.version
     if wanted.min_consumer > _VERSION or _VERSION in wanted.bad_consumers:
         but = " and not 1" if _VERSION in wanted.bad_consumers else ""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 def _list(options: argparse.Namespace) -> int:
     listing = DirectoryReader(options.path).scan()
     if options.json:
-        rows = [{**asdict(record), "metrics": finite_json(record.metrics)} for record in listing.records]
+        rows = [_json(record) for record in listing.records]
         print(json.dumps(rows, indent=2, allow_nan=False))
     elif listing.records:
         Console().print(_table(listing))
@@ -106,6 +107,11 @@ def _table(listing: Listing) -> Table:
         # Text, for names may hold what rich takes for markup.
         table.add_row(*(Text(_plain(cell)) for cell in _row(record, newest=record is listing.records[-1])))
     return table
+
+
+def _json(record: CheckpointRecord) -> dict[str, Any]:
+    created_at = finite_json({"created_at": record.created_at})
+    return {**asdict(record), **created_at, "metrics": finite_json(record.metrics)}
 
 
 def _row(record: CheckpointRecord, *, newest: bool) -> tuple[str, ...]:

@@ -60,7 +60,9 @@ def write_file(path: str, content: bytes, *, temporary: str, durable: bool = Tru
 
 
 def link_or_copy(source: str, target: str, *, durable: bool = True) -> None:
-    """Give a file a second name; copy it where the file system has no hard links."""
+    """Give a file a second name, whatever has it now; copy it where the file system has no hard links."""
+    if os.path.lexists(target):
+        os.unlink(target)  # a copy would go through a link that stands there, to wherever it leads
     try:
         os.link(source, target)
     except OSError:

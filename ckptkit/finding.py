@@ -6,12 +6,13 @@ raise nothing_to_restore(ledger, "runs/digits")
 
 from __future__ import annotations
 
+import math
 import os
 
 from ckptkit.errors import CheckpointDamagedError, CheckpointError, CheckpointNotFoundError
 from ckptkit.ledger import Ledger
-from ckptkit.listing import DirectoryReader
-from ckptkit.records import CheckpointRecord
+from ckptkit.listing import MANIFEST, DirectoryReader, read_manifest
+from ckptkit.records import CheckpointRecord, is_better
 
 __all__ = ["best_of", "find", "nothing_to_restore"]
 
@@ -23,12 +24,13 @@ def find(ledger: Ledger, directory: str, which: str | int | os.PathLike[str]) ->
 
     Raises:
         CheckpointNotFoundError: There is none; the message lists the steps there are.
-        CheckpointDamagedError: It is there, and damaged.
+        CheckpointDamagedError: It is there, and damaged; of the best, one that is damaged may be better.
         ValueError: The best was asked for, and nothing says which one that is.
     """
     if which == "best":
         # Be it damaged: what was asked for by name is never replaced by another.
         best = ledger.best_of_all if best_of(ledger) is not None else None
+        _require_no_better(best, ledger, directory)
         if best is None:
             raise CheckpointNotFoundError(f"no checkpoint in {directory} carries the monitored metric.")
         return best
@@ -66,6 +68,22 @@ def nothing_to_restore(ledger: Ledger, directory: str) -> CheckpointError:
         f"checkpoints are in {directory}, but none of them can be restored:\n{told}\n"
         "Bring back the files from a copy, or choose an empty directory to start afresh."
     )
+
+
+def _require_no_better(best: CheckpointRecord | None, ledger: Ledger, directory: str) -> None:
+    assert ledger.best_policy is not None
+    monitor, mode = ledger.best_policy.monitor, ledger.best_policy.mode
+    than = None if best is None else best.metrics[monitor]
+    for name, reason in ledger.damaged.items():
+        path = os.path.join(directory, name + MANIFEST)
+        manifest = read_manifest(path)
+        is_known = manifest is not None and manifest.name == name
+        value = manifest.metrics.get(monitor, math.nan) if manifest is not None and is_known else math.nan
+        if is_better(value, than, mode) or (not is_known and os.path.lexists(path)):
+            raise CheckpointDamagedError(
+                f"the best checkpoint in {directory} may be {name}, which is damaged: {reason}.\n"
+                "Bring it back from a copy, or restore another one by its step."
+            )
 
 
 def _at(ledger: Ledger, directory: str, prefix: str) -> list[CheckpointRecord]:

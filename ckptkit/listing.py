@@ -4,8 +4,9 @@
     reader.scan().records                       # oldest first
     reader.verify(record)                       # CheckpointDamagedError says which file and how
 
-Reading takes no lock and changes nothing. A checkpoint is there if its manifest can be read and the files that it names
-have the sizes it says; one that TensorFlow's state file lists and that has no manifest is foreign: usable, unverified.
+Reading takes no lock and changes nothing; what a writer changed meanwhile is looked at again. A checkpoint is there if
+its manifest can be read and the files that it names have the sizes it says; one that TensorFlow's state file lists and
+that has no manifest is foreign: usable, unverified.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "read_manifest",
     "shards_of",
     "sizes_in",
+    "sizes_inside",
     "why_damaged",
 ]
 
@@ -38,7 +40,10 @@ MANIFEST = ".manifest.json"
 META = ".ckptkit"  # the folder of the lock and of saves under way
 
 _log = logging.getLogger("ckptkit")
-_SHARD = re.compile(r"(?P<name>.+)\.data-(?P<shard>\d{5})-of-(?P<shards>\d{5})\Z", re.DOTALL)
+_SHARD = re.compile(r"(?P<name>.+)\.data-(?P<shard>[0-9]{5})-of-(?P<shards>[0-9]{5})\Z", re.DOTALL)
+_STATE_BYTES = 64 << 20  # of a state file, at most; half a million checkpoints
+_BLOCK = 1 << 20  # of an index, read at a time
+_LOOKS = 20  # at a directory that somebody else is busy in
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,21 @@ class DirectoryReader:
         Args:
             ignoring: Folders of checkpoints on their way over others that are not to be looked into.
         """
-        files = sizes_in(self.directory)
-        state = self._read_state(files)
+        for _ in range(_LOOKS):
+            files, under_way = sizes_in(self.directory), self.folders("")
+            state, reason = self._read_state(files)
+            listing, is_sure = self._listing(files, state, ignoring)
+            # What a writer does between two of our steps looks like damage, or like nothing at all.
+            if is_sure or (files, under_way) == (sizes_in(self.directory), self.folders("")):
+                break
+        if reason is not None:
+            _log.warning("%s/checkpoint cannot be read (%s); going by the files instead.", self.directory, reason)
+        return listing
+
+    def _listing(
+        self, files: Mapping[str, int], state: StateFile | None, ignoring: Collection[str]
+    ) -> tuple[Listing, bool]:
+        """Return what files and state file tell, and whether it is sure though somebody may have been at work."""
         committed, damaged = self._committed(files, ignoring)
         listed = _times(state)
         if state is None and not committed:
@@ -91,7 +109,8 @@ class DirectoryReader:
             there = [name for name in _indexed(files) if name not in passing and why[name] is None]
             ordered = [self._foreign(name, files, shards) for name in there]
             damaged = {} if there else {name: why[name] or "" for name in listed if name not in passing}
-        return Listing(tuple(ordered), damaged, state)
+        is_sure = bool(ordered) and not damaged and not any(record.foreign for record in ordered)
+        return Listing(tuple(ordered), damaged, state), is_sure
 
     def is_empty(self) -> bool:
         """Say whether there is nothing here that is a checkpoint's, or a writer's of checkpoints."""
@@ -120,18 +139,26 @@ class DirectoryReader:
 
     def folders(self, start: str) -> list[str]:
         """Return the paths of what lies in the folder of locks and saves under way, by how a name begins."""
+        if os.path.islink(self._meta):
+            return []  # none of ours, wherever it leads
         try:
             return sorted(entry.path for entry in os.scandir(self._meta) if entry.name.startswith(start))
         except OSError:
             return []
 
+    def journals(self) -> list[str]:
+        """Return the folders of checkpoints on their way over others; a link to one is none of ours."""
+        return [path for path in self.folders("replace-") if os.path.isdir(path) and not os.path.islink(path)]
+
     def manifest(self, record: CheckpointRecord) -> Manifest:
         """Read the manifest of a committed checkpoint."""
         try:
             with open(record.prefix + MANIFEST, "rb") as file:
-                return Manifest.from_json(file.read())
+                return Manifest.read(file)
         except FileNotFoundError as error:
             raise CheckpointNotFoundError(f"no checkpoint {record.prefix}: it has no manifest.") from error
+        except OSError as error:
+            raise CheckpointDamagedError(f"manifest of {record.prefix} cannot be read: {error}.") from error
         except ManifestError as error:
             raise CheckpointDamagedError(f"manifest of {record.prefix} is damaged: {error}.") from error
 
@@ -142,32 +169,38 @@ class DirectoryReader:
             The manifest; None if there is none, or plain TensorFlow has written over what it describes.
 
         Raises:
-            CheckpointDamagedError: A file is missing, of another size, or the index was altered.
+            CheckpointDamagedError: A file is missing, of another size or cannot be read, or the index was altered.
         """
         if record.foreign:
             return None
         manifest = self.manifest(record)
-        reason = why_damaged(manifest, _sizes_of(os.path.dirname(record.prefix), manifest.files))
-        if reason is None:
-            with open(record.prefix + ".index", "rb") as file:
-                found = crc32c(file.read())
-            if found != manifest.index_crc32c:
+        try:
+            reason = why_damaged(manifest, _sizes_of(os.path.dirname(record.prefix), manifest.files))
+            if reason is None and (found := _checksum(record.prefix + ".index")) != manifest.index_crc32c:
                 if self._is_overwritten(record.name, shards_of(sizes_in(self.directory))):
                     return None
                 reason = f"{record.name}.index has checksum {found:#010x}, manifest says {manifest.index_crc32c:#010x}"
+        except OSError as error:
+            raise CheckpointDamagedError(f"checkpoint {record.prefix} cannot be read: {error}.") from error
         if reason is not None:
             raise CheckpointDamagedError(f"checkpoint {record.prefix} is damaged: {reason}.")
         return manifest
 
-    def _read_state(self, files: Mapping[str, int]) -> StateFile | None:
-        if "checkpoint" not in files:
-            return None
+    def _read_state(self, files: Mapping[str, int]) -> tuple[StateFile | None, object]:
+        """Return what the state file says, or None and why it cannot be read; neither where there is none."""
+        path = os.path.join(self.directory, "checkpoint")
+        size = files.get("checkpoint")
+        if size is None:
+            return None, "it is not a file" if os.path.lexists(path) else None
+        if size > _STATE_BYTES:
+            return None, f"{size} bytes are too many"
         try:
-            with open(os.path.join(self.directory, "checkpoint"), "rb") as file:
-                return StateFile.parse(file.read())
+            with open(path, "rb") as file:
+                return StateFile.parse(file.read()), None
+        except FileNotFoundError:
+            return None, None
         except (OSError, ValueError) as error:
-            _log.warning("%s/checkpoint cannot be read (%s); going by the files instead.", self.directory, error)
-            return None
+            return None, error
 
     def _is_overwritten(self, name: str, shards: Mapping[str, Sequence[str]]) -> bool:
         """Say whether index and shards are all younger than the manifest beside them: plain TensorFlow wrote them."""
@@ -185,7 +218,9 @@ class DirectoryReader:
         """Return the names whose files are on their way in or out: without a manifest these are no foreign ones."""
         manifests = {folder: manifest_in(folder) for folder in self.folders("tmp-")}
         return {
-            m.name for folder, m in manifests.items() if m is not None and not m.files.keys() <= sizes_in(folder).keys()
+            m.name
+            for folder, m in manifests.items()
+            if m is not None and not m.files.keys() <= sizes_inside(folder).keys()
         }
 
     def _committed(
@@ -223,8 +258,8 @@ class DirectoryReader:
             if file.endswith(MANIFEST):
                 yield self.directory, file, files
         # What is being replaced is read in the journal, whichever of its files have moved already.
-        for journal in self.folders("replace-"):
-            inside = sizes_in(journal) if journal not in ignoring else {}
+        for journal in self.journals():
+            inside = sizes_inside(journal) if journal not in ignoring else {}
             for file in inside:
                 if file.endswith(MANIFEST):
                     yield journal, file, inside
@@ -237,7 +272,10 @@ class DirectoryReader:
         created_at: float | None = None,
     ) -> CheckpointRecord:
         if created_at is None:
-            created_at = os.stat(os.path.join(self.directory, f"{name}.index")).st_mtime
+            try:
+                created_at = os.stat(os.path.join(self.directory, f"{name}.index")).st_mtime
+            except OSError:
+                created_at = 0.0  # deleted while we were reading
         number = split_number(name)
         return CheckpointRecord(
             prefix=os.path.join(self.directory, name),
@@ -290,17 +328,29 @@ def _times(state: StateFile | None) -> dict[str, float | None]:
 
 def manifest_in(folder: str) -> Manifest | None:
     """Return the manifest that lies in a folder; None for a file, a folder without one, or an unreadable one."""
-    files = [file for file in sizes_in(folder) if file.endswith(MANIFEST)] if os.path.isdir(folder) else []
-    return read_manifest(os.path.join(folder, files[0])) if files else None
+    files = [file for file in sizes_inside(folder) if file.endswith(MANIFEST)]
+    manifest = read_manifest(os.path.join(folder, files[0])) if files else None
+    return manifest if manifest is not None and manifest.name + MANIFEST == files[0] else None
 
 
 def read_manifest(path: str) -> Manifest | None:
-    """Return a manifest, None if it cannot be read."""
+    """Return a manifest, None if it cannot be read or is no file, which might keep a reader waiting."""
     try:
+        if not os.path.isfile(path):
+            return None
         with open(path, "rb") as opened:
-            return Manifest.from_json(opened.read())
+            return Manifest.read(opened)
     except (OSError, ManifestError):
         return None
+
+
+def _checksum(path: str) -> int:
+    """Return the checksum of a file, however large it is."""
+    found = 0
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            found = crc32c(block, found)
+    return found
 
 
 def _indexed(files: Mapping[str, int]) -> list[str]:
@@ -336,6 +386,14 @@ def sizes_in(folder: str) -> dict[str, int]:
         try:
             if entry.is_file():
                 sizes[entry.name] = entry.stat().st_size
-        except FileNotFoundError:
-            continue  # deleted while we were reading
+        except OSError:
+            continue  # deleted while we were reading, or a link to itself
     return sizes
+
+
+def sizes_inside(folder: str) -> dict[str, int]:
+    """Return the same of a folder that may be anything; nothing where it cannot be read."""
+    try:
+        return sizes_in(folder)
+    except OSError:
+        return {}

@@ -9,10 +9,12 @@ opening a directory again works, as it does with TensorFlow's manager.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from typing import ClassVar
@@ -31,7 +33,8 @@ class DirectoryLock:
 
     def __init__(self, directory: str, path: str) -> None:
         self._directory = directory
-        self._key = os.path.realpath(path)
+        # Of the folder alone: a link in the place of the file is not followed, for we write to what we open.
+        self._key = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
         self._pid = os.getpid()
         self._released = False
         with self._guard:
@@ -76,7 +79,7 @@ class DirectoryLock:
             os.close(self._held.pop(self._key)[0])
 
     def _acquire(self) -> int:
-        descriptor = os.open(self._key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self._key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             self._take(descriptor)
         except BaseException:
@@ -85,6 +88,8 @@ class DirectoryLock:
         return descriptor
 
     def _take(self, descriptor: int) -> None:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Is not a file", self._key)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -104,7 +109,7 @@ def _describe(holder: bytes) -> str:
         facts = json.loads(holder)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started_at"]))
         return f"process {int(facts['pid'])} on {facts['host']} (since {since})"
-    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError):
         return "another process"
 
 

@@ -16,10 +16,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -34,6 +34,7 @@ from ckptkit.errors import (
 )
 from ckptkit.finding import best_of, find, nothing_to_restore
 from ckptkit.ledger import Ledger
+from ckptkit.listing import DirectoryReader
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import SaveContext, SavePolicy
 from ckptkit.preservation import PreservationPolicy
@@ -49,6 +50,13 @@ from ckptkit.writer import BackgroundWriter
 __all__ = ["CheckpointManager"]
 
 _log = logging.getLogger("ckptkit")
+
+
+_Before: TypeAlias = Callable[[CheckpointRecord, Mapping[str, tf.Tensor]], None]
+
+
+class _GoneError(Exception):
+    """A checkpoint that was chosen is not there any more."""
 
 
 class CheckpointManager:
@@ -390,7 +398,7 @@ class CheckpointManager:
         which: str | int | os.PathLike[str] = "latest",
         *,
         strict: bool = True,
-        before: Callable[[CheckpointRecord, Mapping[str, tf.Tensor]], None] | None = None,
+        before: _Before | None = None,
     ) -> CheckpointRecord:
         """Restore the objects, all of them or none.
 
@@ -412,18 +420,12 @@ class CheckpointManager:
             CheckpointMismatchError: It does not fit the objects; the message shows both sides. Nothing was assigned.
         """
         self._writer.wait()
-        self._refresh()
-        if which != "latest":
-            return self._restored(find(self._ledger, self._directory, which), strict, before)
-        for name, reason in self._ledger.damaged.items():
-            _log.warning("%s: checkpoint %s is damaged and left out: %s.", self._directory, name, reason)
-        for record in self._ledger.newest_first():
+        while True:
+            self._refresh()
             try:
-                return self._restored(record, strict, before)
-            except CheckpointDamagedError as error:
-                _log.warning("%s Falling back to the one before it.", error)
-                self._ledger.damaged[record.name] = str(error)
-        raise nothing_to_restore(self._ledger, self._directory)
+                return self._restored_first_of(self._wanted(which), which, strict, before)
+            except _GoneError as error:
+                _log.info("%s was deleted by its writer while it was read; looking again.", error)
 
     def restore_or_initialize(self) -> str | None:
         """Restore the latest checkpoint, or call ``init_fn`` where there is none.
@@ -445,7 +447,8 @@ class CheckpointManager:
     def borrowed(self, record: CheckpointRecord) -> Iterator[None]:
         """Hold the values of a checkpoint in the objects for a while, and put the live ones back after."""
         put_back = self.hold()
-        restoring.restore(self._graph, record.prefix)
+        with self._reading(record), CheckpointFile(record.prefix) as file:
+            restoring.restore(self._graph, file)
         try:
             yield
         finally:
@@ -463,7 +466,7 @@ class CheckpointManager:
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
-        with CheckpointFile(record.prefix) as file:
+        with self._reading(record), CheckpointFile(record.prefix) as file:
             return read_extras(file)
 
     def leftovers(self) -> list[str]:
@@ -482,16 +485,59 @@ class CheckpointManager:
         with self._state_lock:
             self._ledger.adopt(listing, time.time())
 
-    def _restored(
+    def _wanted(self, which: str | int | os.PathLike[str]) -> list[CheckpointRecord]:
+        """Return what to restore, in order of preference."""
+        if which != "latest":
+            return [find(self._ledger, self._directory, which)]
+        for name, reason in self._ledger.damaged.items():
+            _log.warning("%s: checkpoint %s is damaged and left out: %s.", self._directory, name, reason)
+        return self._ledger.newest_first()
+
+    def _restored_first_of(
         self,
-        record: CheckpointRecord,
+        records: Sequence[CheckpointRecord],
+        which: str | int | os.PathLike[str],
         strict: bool,
-        before: Callable[[CheckpointRecord, Mapping[str, tf.Tensor]], None] | None,
+        before: _Before | None,
     ) -> CheckpointRecord:
-        self._store.verify(record)
-        if before is not None:
-            before(record, self.state(record))
-        pending = restoring.restore(self._graph, record.prefix, strict=strict, foreign=record.foreign)
+        for record in records:
+            try:
+                return self._restored(record, strict, before)
+            except CheckpointDamagedError as error:
+                if not self._is_there(record):
+                    raise _GoneError(record.prefix) from error
+                if which != "latest":
+                    raise
+                _log.warning("%s Falling back to the one before it.", error)
+                self._ledger.damaged[record.name] = str(error)
+        raise nothing_to_restore(self._ledger, self._directory)
+
+    def _is_there(self, record: CheckpointRecord) -> bool:
+        """Say whether a checkpoint is still the one that was chosen: another process may have deleted it since."""
+        found = DirectoryReader(os.path.dirname(record.prefix)).scan().records
+        return _identity(record) in map(_identity, found)
+
+    @contextmanager
+    def _reading(self, record: CheckpointRecord) -> Iterator[None]:
+        """Keep a checkpoint from being deleted by our own saves while it is read."""
+        with self._state_lock:
+            self._ledger.being_read.append(record.prefix)
+        try:
+            yield
+        finally:
+            with self._state_lock:
+                self._ledger.being_read.remove(record.prefix)
+
+    def _restored(self, record: CheckpointRecord, strict: bool, before: _Before | None) -> CheckpointRecord:
+        # Opened first: what is verified, and what is deleted from here on, is what is read.
+        with self._reading(record), CheckpointFile(record.prefix) as file:
+            try:
+                self._store.verify(record)
+            except CheckpointNotFoundError as error:  # it was there when it was chosen: no reason for a fresh start
+                raise CheckpointDamagedError(f"checkpoint {record.prefix} cannot be read: {error}") from error
+            if before is not None:
+                before(record, read_extras(file))
+            pending = restoring.restore(self._graph, file, strict=strict, foreign=record.foreign)
         self._pending = pending if strict else None
         self._ledger.resumed_from = record.prefix
         self._asked = (record.step, record.epoch or 0)
@@ -558,6 +604,10 @@ class CheckpointManager:
             self._lock = self._store.lock()
             self._free_lock = weakref.finalize(self, self._lock.release)
             self._refresh()  # another process may have written since we looked
+
+
+def _identity(record: CheckpointRecord) -> tuple[str, int, float, int]:
+    return record.name, record.sequence, record.created_at, record.size_bytes
 
 
 def _read_options(

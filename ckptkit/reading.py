@@ -4,9 +4,11 @@
         file.types["kernel"], file.shapes["kernel"]
         file.read({"kernel", "bias"})["kernel"]         # <tf.Tensor>
 
-The bytes go from the file straight into memory of TensorFlow's own, which a variable then takes over. What has no bytes
-of a fixed size, strings and iterators, what is stored in slices, and files that ``bundle.py`` does not know are read by
-TensorFlow.
+The bytes go from the file straight into memory of TensorFlow's own, which a variable then takes over. Only values of
+rare types, and files that ``bundle.py`` does not know, are read by TensorFlow, and these values not before they were
+read and checked here: what is wrong with a file may end the process in which TensorFlow reads it.
+
+All files are opened at the start: whoever deletes the checkpoint then does not take it from a reader.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -44,7 +47,7 @@ class CheckpointFile:
         prefix: Path stem as TensorFlow takes it.
 
     Raises:
-        CheckpointDamagedError: Its index cannot be read.
+        CheckpointDamagedError: Its index cannot be read, or one of its shards is missing.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -62,7 +65,11 @@ class CheckpointFile:
             }
         else:
             entries = self._bundle.entries.values()
-            self.types = self._asked(lambda: {entry.key: tf.as_dtype(entry.dtype) for entry in entries})
+            with ExitStack() as opened:
+                opened.callback(self._bundle.close)
+                self._bundle.hold()
+                self.types = self._asked(lambda: {entry.key: tf.as_dtype(entry.dtype) for entry in entries})
+                opened.pop_all()
             self.shapes = {entry.key: entry.shape for entry in entries}
 
     def __enter__(self) -> CheckpointFile:
@@ -79,39 +86,49 @@ class CheckpointFile:
             CheckpointDamagedError: One of them is not what was written.
         """
         keys = sorted(keys)
-        plain = [self._bundle.entries[key] for key in keys if self._is_plain(key)] if self._bundle is not None else []
-        found = self._read_plain(plain)
-        rest = [key for key in keys if key not in found]
-        return found | (self._read_by_tensorflow(rest) if rest else {})
+        if self._bundle is None:
+            return self._read_by_tensorflow(keys)
+        entries = [self._bundle.entries[key] for key in keys]
+        found = self._read_plain(self._bundle, [each for each in entries if each.dtype in _PLAIN and not each.slices])
+        found |= {each.key: self._read_array(self._bundle, each) for each in entries if each.key not in found}
+        return found | self._read_by_tensorflow([key for key in keys if found[key] is None])
 
-    def _is_plain(self, key: str) -> bool:
-        assert self._bundle is not None
-        entry = self._bundle.entries[key]
-        return entry.dtype in _PLAIN and not entry.slices
+    def _read_array(self, bundle: Bundle, entry: Entry) -> tf.Tensor | None:
+        """Read and check a tensor by way of NumPy; return None where its type is one that TensorFlow has to read."""
+        try:
+            array = bundle.read(entry.key)
+        except UnsupportedBundleError as error:
+            raise CheckpointDamagedError(f"checkpoint {self.prefix} cannot be read: {error}") from error
+        if entry.dtype != "string" and entry.dtype not in _PLAIN:
+            return None
+        with tf.device("cpu:0"):
+            return self._asked(lambda: tf.constant(array, self.types[entry.key]))
 
-    def _read_plain(self, entries: list[Entry]) -> dict[str, tf.Tensor]:
-        if self._bundle is None or not entries:
+    def _read_plain(self, bundle: Bundle, entries: list[Entry]) -> dict[str, tf.Tensor]:
+        if not entries:
             return {}
         tensors: dict[str, tf.Tensor] = {}
         work: list[tuple[Entry, Array]] = []
         with tf.device("cpu:0"):
             for entry in entries:
-                self._bundle.require(entry)  # before memory is taken for it
-                # NumPy has scalars that are no view of anything: these are rows of one while they are filled.
-                row = tf.raw_ops.Empty(shape=entry.shape or (1,), dtype=self.types[entry.key], init=False)
-                work.append((entry, row.__array__()))
+                bundle.require(entry)  # before memory is taken for it
+                row = self._empty(entry)
+                work.append((entry, self._asked(row.__array__)))
                 tensors[entry.key] = row if entry.shape else tf.reshape(row, ())
         with ThreadPoolExecutor(_THREADS, "ckptkit-reader") as pool:
-            for _ in pool.map(self._read_batch, _batches(work)):
+            for _ in pool.map(lambda batch: _read_batch(bundle, batch), _batches(work)):
                 pass  # raises what went wrong in a thread
         return tensors
 
-    def _read_batch(self, batch: list[tuple[Entry, Array]]) -> None:
-        assert self._bundle is not None
-        for entry, memory in batch:
-            self._bundle.read_into(entry, memory)
+    def _empty(self, entry: Entry) -> tf.Tensor:
+        # NumPy has scalars that are no view of anything: these are rows of one while they are filled.
+        shape, dtype = entry.shape or (1,), self.types[entry.key]
+        return self._asked(lambda: tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False))
 
     def _read_by_tensorflow(self, keys: list[str]) -> dict[str, tf.Tensor]:
+        if not keys:
+            return {}
+
         def restore() -> Any:
             with tf.device("cpu:0"):
                 return tf.raw_ops.RestoreV2(
@@ -128,6 +145,11 @@ class CheckpointFile:
             return ask()
         except (tf.errors.OpError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointDamagedError(f"checkpoint {self.prefix} cannot be read: {error}") from error
+
+
+def _read_batch(bundle: Bundle, batch: list[tuple[Entry, Array]]) -> None:
+    for entry, memory in batch:
+        bundle.read_into(entry, memory)
 
 
 def _batches(work: Sequence[tuple[Entry, Array]]) -> Iterator[list[tuple[Entry, Array]]]:

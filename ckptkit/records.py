@@ -33,8 +33,11 @@ __all__ = [
 ]
 
 FORMAT = 1
-_SHARD = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
-_NUMBER = re.compile(r"(?P<stem>.+)-(?P<number>\d+)\Z", re.DOTALL)
+_SHARD = re.compile(r"\.data-[0-9]{5}-of-[0-9]{5}\Z")
+_NAME_BYTES = 255  # of a file, in any file system of today
+_NUMBER = re.compile(rf"(?P<stem>.+)-(?P<number>[0-9]{{1,{_NAME_BYTES}}})\Z", re.DOTALL)
+_MAX_BYTES = 64 << 20  # half a million tensors
+_MAX_COUNT = (1 << 64) - 1
 _HEAD_BYTES = 4096  # of most manifests, all but the table of tensors
 _TABLE = b',\n  "tensors": ['
 _END = b"]\n  ]\n}\n"  # of a table with rows, and of the manifest
@@ -117,9 +120,7 @@ class Manifest:
             raise ManifestError(f"not JSON: {error}") from error
         if not isinstance(raw, dict):
             raise ManifestError(f"expected a JSON object, got {type(raw).__name__}")
-        if (found := raw.get("format")) != FORMAT:
-            kind = NewerManifestError if isinstance(found, int) and found > FORMAT else ManifestError
-            raise kind(f"format {found!r}, this ckptkit reads format {FORMAT}")
+        _require_format(raw)
         try:
             return cls(
                 name=_file_name(_typed(raw, "name", str)),
@@ -137,8 +138,18 @@ class Manifest:
                 seconds={name: _finite(value) for name, value in _numbers(raw, "seconds").items()},
                 tensors=tuple(_tensor(row) for row in _typed(raw, "tensors", list)),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ManifestError(str(error)) from error
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> Manifest:
+        """Read a manifest from a file that is open at its beginning.
+
+        Raises:
+            ManifestError: As :meth:`from_json` does, or the file is larger than a manifest can be.
+        """
+        _require_size(file)
+        return cls.from_json(file.read())
 
     @classmethod
     def read_head(cls, file: BinaryIO) -> Manifest:
@@ -150,8 +161,9 @@ class Manifest:
             file: Open at its beginning, for reading and seeking.
 
         Raises:
-            ManifestError: As :meth:`from_json` does, but for what is wrong inside the table.
+            ManifestError: As :meth:`read` does, but for what is wrong inside the table.
         """
+        _require_size(file)
         head = file.read(_HEAD_BYTES)
         while (at := head.find(_TABLE)) < 0 and (more := file.read(len(head))):
             head += more
@@ -249,6 +261,27 @@ def finite_json(values: Mapping[str, float]) -> dict[str, float | str]:
     return {key: names.get(repr(float(value)), float(value)) for key, value in values.items()}
 
 
+def _require_size(file: BinaryIO) -> None:
+    # Asked before anything is read: a file with a hole in it is as large as it likes.
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size > _MAX_BYTES:
+        raise ManifestError(f"{size} bytes are too many, a manifest has {_MAX_BYTES} at most")
+
+
+def _require_format(raw: Mapping[str, Any]) -> None:
+    found = raw.get("format")
+    if type(found) is not int:
+        raise ManifestError(f"field 'format' is a {type(found).__name__}")
+    if found > FORMAT:
+        raise NewerManifestError(
+            f"written by a newer ckptkit in format {found}, and this one reads format {FORMAT}: "
+            "upgrade ckptkit to use it"
+        )
+    if found != FORMAT:
+        raise ManifestError(f"format {found}, this ckptkit reads format {FORMAT}")
+
+
 def _numbers(raw: Mapping[str, Any], key: str) -> dict[str, float]:
     return {str(k): _NON_FINITE[v] if v in _NON_FINITE else float(v) for k, v in _typed(raw, key, dict).items()}
 
@@ -271,6 +304,8 @@ def _count(raw: Mapping[str, Any], key: str) -> int:
     value = _typed(raw, key, int)
     if value < 0:
         raise ValueError(f"field {key!r} is negative: {value}")
+    if value > _MAX_COUNT:
+        raise ValueError(f"field {key!r} is beyond 64 bits")
     return int(value)
 
 
@@ -278,6 +313,8 @@ def _file_name(name: str) -> str:
     # A manifest may come from anywhere: a name that leaves the directory is refused before it is used.
     if not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
         raise ValueError(f"{name!r} is not a plain file name")
+    if len(os.fsencode(name)) > _NAME_BYTES:  # which also refuses what no file name can be encoded from
+        raise ValueError(f"{name[:40]!r}… is too long for a file name")
     return name
 
 
@@ -289,7 +326,7 @@ def _files(raw: Mapping[str, Any]) -> dict[str, int]:
             raise ValueError(f"file {file!r} does not belong to checkpoint {name!r}")
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise TypeError(f"size of {file!r} is {size!r}")
-        files[file] = size
+        files[_file_name(file)] = size
     if f"{name}.index" not in files:
         raise ValueError(f"no {name}.index among its files")
     return files

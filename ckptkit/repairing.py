@@ -106,7 +106,7 @@ class _Repairer:
         return Repair(tuple(self._actions), tuple(self._left))
 
     def _settle_what_is_under_way(self) -> None:
-        for journal in self._store.folders("replace-"):
+        for journal in self._store.journals():
             self._settle_journal(journal)
         for path in self._store.folders("tmp-"):
             self._actions.append(Action("sweep", self._from_directory(path), "a save that died left it"))

@@ -25,7 +25,7 @@ import tensorflow as tf
 __all__ = ["common_key", "is_distributed", "name_of", "names_in", "replicas_of"]
 
 _PREFIX = "_CKPTKIT_REPLICA/"
-_NAME = re.compile(rf"{_PREFIX}(\d+)-of-(\d+)/(.*)", re.DOTALL)
+_NAME = re.compile(rf"{_PREFIX}([0-9]{{1,9}})-of-([0-9]{{1,9}})/(.*)", re.DOTALL)
 
 
 def is_distributed(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """A checkpoint back into live objects: everything is read and compared first, and assigned after.
 
-    pending = restore(CheckpointGraph(checkpoint), "run/ckpt-1", strict=True)
+    with CheckpointFile("run/ckpt-1") as file:
+        pending = restore(CheckpointGraph(checkpoint), file, strict=True)
     pending.leftovers()            # [] as soon as every value has found its object
 
 Values whose objects do not exist yet, because a Keras layer or optimizer is not built, are restored when they are made.
@@ -15,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptkit.errors import CheckpointMismatchError
+from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError
 from ckptkit.mismatch import Difference, report
 from ckptkit.reading import CheckpointFile
 from ckptkit.replicas import names_in, replicas_of
@@ -92,12 +93,12 @@ class Pending:
                 when_built(owner, self.settle)
 
 
-def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True, foreign: bool = False) -> Pending:
-    """Restore the objects of ``graph`` from the checkpoint at ``prefix``, all of them or none.
+def restore(graph: CheckpointGraph, file: CheckpointFile, *, strict: bool = True, foreign: bool = False) -> Pending:
+    """Restore the objects of ``graph`` from a checkpoint, all of them or none.
 
     Args:
         graph: The live objects.
-        prefix: Path stem of the checkpoint.
+        file: The checkpoint, open.
         strict: Whether values without an object, objects without a value, and other shapes or dtypes are an error.
             False restores what fits and logs the rest.
         foreign: Whether plain TensorFlow wrote it, which does not save everything that Keras keeps: what it left out
@@ -110,20 +111,19 @@ def restore(graph: CheckpointGraph, prefix: str, *, strict: bool = True, foreign
         CheckpointMismatchError: Checkpoint and objects differ; nothing was assigned.
         CheckpointDamagedError: A tensor is not what was written; nothing was assigned.
     """
-    with CheckpointFile(prefix) as file:
-        saved = read_graph(file)
-        if saved is None:
-            raise CheckpointMismatchError(
-                f"cannot restore {prefix}: it holds names and values but no object graph, as TF 1's Saver writes "
-                "them.\nRestore it with tf.train.Checkpoint.restore once, and save it again."
-            )
-        match = _Match(graph.live(), saved, file, foreign)
-        match.report(strict)
-        values = match.read(match.keys())
+    saved = read_graph(file)
+    if saved is None:
+        raise CheckpointMismatchError(
+            f"cannot restore {file.prefix}: it holds names and values but no object graph, as TF 1's Saver writes "
+            "them.\nRestore it with tf.train.Checkpoint.restore once, and save it again."
+        )
+    match = _Match(graph.live(), saved, file, foreign)
+    match.report(strict)
+    values = match.read(match.keys())
     for variable, key in match.direct:
         values[key].put_into(variable)
     match.warn_of_replicas()
-    pending = Pending(prefix, graph, saved)
+    pending = Pending(file.prefix, graph, saved)
     pending._wait(match, values)
     return pending
 
@@ -232,6 +232,10 @@ class _Match:
         own = {key: self.replicas.get(key, (0, {})) for key in keys}
         names = {name for _, names in own.values() for name in names.values()}
         tensors = self._file.read(keys | names)
+        for key, (_, names_of_its) in own.items():
+            for name in names_of_its.values():
+                if (tensors[name].shape, tensors[name].dtype) != (tensors[key].shape, tensors[key].dtype):
+                    raise CheckpointDamagedError(f"checkpoint {self._prefix} is damaged: {name!r} is not like {key!r}.")
         return {
             key: _Value(tensors[key], count, {number: tensors[name] for number, name in names.items()})
             for key, (count, names) in own.items()
@@ -260,7 +264,8 @@ class _Match:
 
     def key(self, node: int) -> str:
         """Return the key of a saved variable."""
-        return str(self._saved.nodes[node].attributes[0].checkpoint_key)
+        keys = (attribute.checkpoint_key for attribute in self._saved.nodes[node].attributes)
+        return str(next(key for key in keys if key in self.types))
 
     def rest(self) -> ObjectGraph | None:
         """Return the graph of what is left for TensorFlow to restore, now or when its objects are made."""

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,8 @@ class RunState:
         with _readable(name):
             fits = json.loads(_plain(values[name]))["fits"]
             read = [FitState(**{key: _unpacked(fit[key], load) for key in fit if key in known}) for fit in fits]
+            for fit in read:
+                _require_kinds(fit)
         return cls(tuple(read))
 
 
@@ -141,9 +144,17 @@ def unpack(values: Mapping[str, Any], name: str) -> Any:
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         said = f"{type(error).__name__} {error}"
         raise CheckpointDamagedError(f"what was saved as {name!r} cannot be read: {said}.") from error
+
+
+def _require_kinds(fit: FitState) -> None:
+    kinds: dict[str, Any] = {"epoch": Integral, "batch": Integral, "asked": Integral, "epochs": Sequence}
+    kinds |= dict.fromkeys(["history", "logs", "random", "callbacks", "inputs", "model"], Mapping)
+    for name, kind in kinds.items():
+        if not isinstance(getattr(fit, name), kind):
+            raise TypeError(f"{name} is a {type(getattr(fit, name)).__name__}")
 
 
 def _packed(value: Any, path: str, store: Callable[[Any], int]) -> Any:
@@ -201,7 +212,10 @@ def _unpacked(value: Any, load: Callable[[int], Any]) -> Any:
     if kind == "dict":
         return {_unpacked(key, load): _unpacked(item, load) for key, item in inner}
     if kind == "scalar":
-        return np.dtype(value["dtype"]).type(inner)
+        dtype = np.dtype(value["dtype"])
+        if dtype.char not in _SCALARS:  # one of raw bytes would be as large as the number says
+            raise ValueError(f"a number of dtype {dtype}")
+        return dtype.type(inner)
     return load(inner)[()] if kind == "number" else load(inner)
 
 

@@ -3,7 +3,7 @@
     graph = CheckpointGraph(checkpoint)         # of a tf.train.Checkpoint
     held = graph.take()                         # microseconds a variable: nothing is copied
     held.write("run/ckpt-1", buffers)           # any thread, any time later: the values of the moment of take()
-    restoring.restore(graph, "run/ckpt-1")      # reads and checks everything first, assigns after
+    restoring.restore(graph, file)              # of a CheckpointFile: reads and checks everything first, assigns after
 
 Reading a resource variable returns a tensor that shares the variable's buffer, and an update op that finds the buffer
 shared writes to a fresh one: copy on write, done by TensorFlow itself. Holding the tensors is a consistent snapshot.
@@ -214,9 +214,12 @@ def read_graph(file: CheckpointFile) -> ObjectGraph:
         return None
     content = file.read([key])[key]
     try:
-        return _new_graph.FromString(content.numpy())
+        graph = _new_graph.FromString(content.numpy())
     except (DecodeError, TypeError) as error:
         raise CheckpointDamagedError(f"checkpoint {file.prefix} is damaged: {error}") from error
+    if not _is_closed(graph):
+        raise CheckpointDamagedError(f"checkpoint {file.prefix} is damaged: its object graph leads out of itself.")
+    return graph
 
 
 def plain_keys(graph: ObjectGraph) -> set[str]:
@@ -380,6 +383,17 @@ class _WholeSaver(tf_checkpoint.TrackableSaver):
 def _has_more(prefix: str) -> bool:
     with CheckpointFile(prefix) as file:
         return WHOLE_GRAPH_KEY in file.types
+
+
+def _is_closed(graph: ObjectGraph) -> bool:
+    """Say whether a graph has a root, and every number in it is that of one of its objects."""
+    known = range(len(graph.nodes))
+    numbers = [0]
+    for node in graph.nodes:
+        numbers.extend(child.node_id for child in node.children)
+        for slot in node.slot_variables:
+            numbers.extend((slot.original_variable_node_id, slot.slot_variable_node_id))
+    return all(number in known for number in numbers)
 
 
 def _keys(node: Any) -> list[str]:

@@ -14,6 +14,7 @@ Source: tensorflow/python/training/checkpoint_state.proto.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class StateFile:
         """Read the text form.
 
         Raises:
-            ValueError: It is not one, or it names no checkpoint.
+            ValueError: It is not one, it names no checkpoint, or a time in it is none.
         """
         fields: dict[str, list[str]] = {}
         text, at = content.decode("utf-8", errors="strict"), 0
@@ -57,14 +58,18 @@ class StateFile:
             at = match.end()
         if text[at:].strip():
             raise ValueError(f"not a CheckpointState: {text[at : at + 40]!r}")
+        times = [float(value) for value in fields.get("all_model_checkpoint_timestamps", ())]
+        preserved = float(fields.get("last_preserved_timestamp", ["0"])[-1])
+        if any(map(math.isnan, [*times, preserved])):  # neither before nor after any other
+            raise ValueError("a time in it is not a number")
         latest = _unquoted(fields.get("model_checkpoint_path", ['""'])[-1])
         if not latest:
             raise ValueError("names no checkpoint")
         return cls(
             model_checkpoint_path=latest,
             all_model_checkpoint_paths=tuple(_unquoted(v) for v in fields.get("all_model_checkpoint_paths", ())),
-            all_model_checkpoint_timestamps=tuple(float(v) for v in fields.get("all_model_checkpoint_timestamps", ())),
-            last_preserved_timestamp=float(fields.get("last_preserved_timestamp", ["0"])[-1]),
+            all_model_checkpoint_timestamps=tuple(times),
+            last_preserved_timestamp=preserved,
         )
 
 

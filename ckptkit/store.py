@@ -18,6 +18,7 @@ runs/digits/
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import logging
@@ -28,7 +29,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
-from ckptkit.listing import MANIFEST, DirectoryReader, manifest_in, read_manifest, shards_of, sizes_in, why_damaged
+from ckptkit.errors import CheckpointSaveError, DirectoryLockedError
+from ckptkit.listing import (
+    MANIFEST,
+    DirectoryReader,
+    manifest_in,
+    read_manifest,
+    shards_of,
+    sizes_in,
+    sizes_inside,
+    why_damaged,
+)
 from ckptkit.lock import DirectoryLock
 from ckptkit.records import CheckpointRecord, Manifest
 from ckptkit.state_file import StateFile
@@ -59,7 +70,25 @@ class Store(DirectoryReader):
         self._durable = durable
 
     def lock(self, *, recover: bool = True) -> DirectoryLock:
-        """Become the directory's writer, and clean up after a writer that died."""
+        """Become the directory's writer, and clean up after a writer that died.
+
+        Raises:
+            DirectoryLockedError: Another process is.
+            CheckpointSaveError: Nobody can write there, or not clean up.
+        """
+        try:
+            return self._locked(recover)
+        except DirectoryLockedError:
+            raise
+        except OSError as error:
+            raise CheckpointSaveError(
+                f"cannot write checkpoints to {self.directory}: {type(error).__name__} {error}\n"
+                "Mend the cause, or save to another directory. What is there can be restored: reading writes nothing."
+            ) from error
+
+    def _locked(self, recover: bool) -> DirectoryLock:
+        if os.path.islink(self._meta):  # we would write, and sweep, wherever it leads
+            raise OSError(errno.ELOOP, "Is a symbolic link, remove it", self._meta)
         make_directory(self._meta, durable=self._durable)
         lock = DirectoryLock(self.directory, os.path.join(self._meta, "lock"))
         try:
@@ -73,9 +102,10 @@ class Store(DirectoryReader):
     def recover(self) -> None:
         """Finish or undo what a writer that died had under way; the lock is ours."""
         whole = []
-        for journal in self.folders("replace-"):
+        for journal in self.journals():
             manifest = manifest_in(journal)
-            if manifest is not None and why_damaged(manifest, sizes_in(journal)) is None:
+            if manifest is not None and why_damaged(manifest, sizes_inside(journal)) is None:
+                self._refuse_folders(manifest)
                 whole.append((_age(manifest), journal, manifest))
             else:
                 _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", journal)
@@ -101,6 +131,7 @@ class Store(DirectoryReader):
 
     def commit(self, pending: Pending, manifest: Manifest) -> CheckpointRecord:
         """Make a checkpoint visible. Whatever happens before the last step, older ones stand as they did."""
+        self._refuse_folders(manifest)
         for file in manifest.files:
             sync_file(os.path.join(pending.folder, file), durable=self._durable)
         is_taken = self._is_taken(manifest.name)
@@ -201,6 +232,13 @@ class Store(DirectoryReader):
     def _is_taken(self, name: str) -> bool:
         return any(os.path.lexists(os.path.join(self.directory, name + end)) for end in (MANIFEST, ".index"))
 
+    def _refuse_folders(self, manifest: Manifest) -> None:
+        # Before anything is moved: a folder does not give way to a file, and what is in it is not ours.
+        for file in (*manifest.files, manifest.name + MANIFEST):
+            path = os.path.join(self.directory, file)
+            if os.path.isdir(path) and not os.path.islink(path):
+                raise IsADirectoryError(errno.EISDIR, "Is a directory", path)
+
     def _finish_replacing(self, journal: str, manifest: Manifest) -> None:
         self._drop_journals(manifest.name, but=journal)  # an earlier replacement that could not be finished
         self._delete_files(manifest.name, self._shards)
@@ -224,13 +262,16 @@ class Store(DirectoryReader):
         )
 
     def _drop_journals(self, name: str, but: str | None) -> None:
-        for journal in self.folders("replace-"):
+        for journal in self.journals():
             manifest = manifest_in(journal)
             if journal != but and manifest is not None and manifest.name == name:
                 self._give_up(journal)
 
     def _roll_back(self, path: str) -> None:
         """Remove a temporary file or folder, and what it tells of a checkpoint that is not committed."""
+        if not os.path.isdir(path) or os.path.islink(path):
+            _unlink(path)  # of a link, no more than the link: what it leads to is not ours
+            return
         # The manifest is written before anything is moved, so it tells what may have been.
         manifest = manifest_in(path)
         if manifest is not None:
@@ -247,10 +288,7 @@ class Store(DirectoryReader):
             _unlink(os.path.join(path, manifest.name + MANIFEST))
             if len(moved) < len(manifest.files):
                 sync_directory(path, durable=self._durable)
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            _unlink(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _index_last(files: Mapping[str, int]) -> list[str]:
@@ -266,5 +304,5 @@ def _age(manifest: Manifest) -> tuple[int, float]:
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
-    except FileNotFoundError:
-        pass
+    except (FileNotFoundError, IsADirectoryError):
+        pass  # gone already, or not ours

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ckptkit.checksums import crc32c, masked, unmasked
-from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
+from ckptkit.errors import CheckpointDamagedError
+from ckptkit.snappy import decompress
 from ckptkit.varint import decode_varint, encode_varint
 
 __all__ = ["decode_table", "encode_table"]
@@ -60,10 +61,9 @@ def decode_table(content: bytes, file: str) -> list[Row]:
 
     Raises:
         CheckpointDamagedError: It is cut short, altered, or not a table.
-        UnsupportedBundleError: It is compressed.
     """
     try:
-        return list(_rows(content, file))
+        return list(_rows(content))
     except ValueError as error:
         raise CheckpointDamagedError(f"{file} is damaged: {error}.") from error
 
@@ -131,7 +131,7 @@ def _after(last: bytes) -> bytes:
     return last[:at] + bytes([last[at] + 1]) if at < len(last) else last
 
 
-def _rows(content: bytes, file: str) -> Iterator[Row]:
+def _rows(content: bytes) -> Iterator[Row]:
     if len(content) < _FOOTER:
         raise ValueError(f"{len(content)} bytes are too few for a table")
     footer = content[-_FOOTER:]
@@ -140,12 +140,12 @@ def _rows(content: bytes, file: str) -> Iterator[Row]:
     _, at = _handle(footer, 0)
     where, _ = _handle(footer, at)
     end, last = 0, None
-    for _, value in _rows_of(_block(content, where, file)):
+    for _, value in _rows_of(_block(content, where)):
         where, _ = _handle(value, 0)
         if where[0] < end:
             raise ValueError(f"the block at byte {where[0]} overlaps the one before")
         end = sum(where)
-        for key, row in _rows_of(_block(content, where, file)):
+        for key, row in _rows_of(_block(content, where)):
             if last is not None and key <= last:
                 raise ValueError(f"key {key!r} comes after {last!r}")
             yield key, row
@@ -159,7 +159,7 @@ def _handle(buffer: bytes, at: int) -> tuple[tuple[int, int], int]:
     return (offset, size), at
 
 
-def _block(content: bytes, where: tuple[int, int], file: str) -> bytes:
+def _block(content: bytes, where: tuple[int, int]) -> bytes:
     """Return a block's content, its checksum checked."""
     offset, size = where
     if offset + size + _TRAILER > len(content) - _FOOTER:
@@ -168,11 +168,8 @@ def _block(content: bytes, where: tuple[int, int], file: str) -> bytes:
     stored = unmasked(int.from_bytes(content[offset + size + 1 : offset + size + _TRAILER], "little"))
     if crc32c(covered) != stored:
         raise ValueError(f"the block at byte {offset} has checksum {crc32c(covered):#010x}, not {stored:#010x}")
-    if covered[-1] == _SNAPPY:
-        raise UnsupportedBundleError(
-            f"cannot read {file}: it is compressed with snappy, and ckptkit reads plain ones. TensorFlow reads it: "
-            "tf.train.load_checkpoint(prefix)."
-        )
+    if covered[-1] == _SNAPPY:  # TensorFlow writes none, and reads it
+        return decompress(covered[:-1])
     if covered[-1] != _PLAIN:
         raise ValueError(f"the block at byte {offset} is of unknown kind {covered[-1]}")
     return covered[:-1]

@@ -124,6 +124,7 @@ class Verification:
             state, reason = self._look(record, meter)
         except (CheckpointDamagedError, UnsupportedBundleError) as error:
             state = "damaged" if isinstance(error, CheckpointDamagedError) else "not checked"
+            state = "unreadable" if _is_refused(error) else state
             reason = _without_prefix(str(error), record.prefix)
         except OSError as error:
             state = "damaged" if error.errno == errno.EIO else "unreadable"
@@ -192,6 +193,11 @@ def is_for_others(manifest: str) -> bool:
     return False
 
 
+def _is_refused(error: Exception) -> bool:
+    """Say whether what cannot be read may be read by another user: it is no damage then."""
+    return isinstance(error.__cause__, PermissionError)
+
+
 class _Meter:
     """Counts bytes, in several threads at once."""
 
@@ -254,6 +260,8 @@ def _read_all(bundle: Bundle, told: Callable[[int], None]) -> None:
             try:
                 bundle.check(entry, told)
             except CheckpointDamagedError as error:
+                if _is_refused(error):
+                    raise
                 rotten.append(str(error).removesuffix("."))
 
     with ThreadPoolExecutor(_THREADS, "ckptkit-verify") as pool:

@@ -797,3 +797,18 @@ def test_a_subclassed_model_in_mixed_precision_takes_full_numbers(here):
     save(model, "saved_model", verify=False)
     (spec,) = tf.saved_model.load("model").signatures["serving_default"].structured_input_signature[1].values()
     assert spec.dtype == tf.float32
+
+
+# What is too deep ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parse", [ckptkit.model_from_json, ckptkit.model_from_yaml])
+def test_an_architecture_that_is_too_deep_is_refused(parse):
+    with pytest.raises(ckptkit.ArtifactError, match=r"the text is not plain (JSON|YAML): .*recursion"):
+        parse("[" * 10_000)
+
+
+def test_facts_that_are_too_deep_cannot_be_read(tmp_path):
+    (tmp_path / "model.keras.ckptkit.json").write_text("[" * 100_000)
+    with pytest.raises(ckptkit.ArtifactError, match=r"model\.keras\.ckptkit\.json cannot be read: .*recursion"):
+        facts.read(str(tmp_path / "model.keras"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ckptkit import bundle as bundle_module
 from ckptkit.bundle import Bundle
 from ckptkit.bundle_index import Entry, StoredSlice, encode_index
 from ckptkit.bundle_writer import BundleWriter
@@ -548,6 +550,51 @@ def test_what_is_no_file_is_damage_and_nobody_waits_for_it(make, file, small):
     make(small.with_name(file))
     with pytest.raises(CheckpointDamagedError, match=f"{file} is damaged: it is not a file"), Bundle(small) as bundle:
         bundle.read("kernel")
+
+
+@pytest.mark.parametrize(
+    ("file", "told"), [("x.index", "cannot be opened"), ("x.data-00000-of-00001", "cannot be opened")]
+)
+def test_a_file_that_cannot_be_opened_is_damage(file, told, small):
+    os.unlink(small.with_name(file))
+    os.symlink(file, small.with_name(file))
+    with pytest.raises(CheckpointDamagedError, match=rf"{file} {told}: .*Too many levels"), Bundle(small) as bundle:
+        bundle.hold()
+
+
+def fail_to_read(*arguments):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_fails_to_read_is_damage(small, monkeypatch):
+    with Bundle(small) as bundle:
+        monkeypatch.setattr(os, "preadv", fail_to_read)
+        with pytest.raises(CheckpointDamagedError, match=r"tensor 'kernel' cannot be read: .*Input/output error"):
+            bundle.read("kernel")
+
+
+def test_a_disk_that_fails_to_read_an_index_is_damage(small, monkeypatch):
+    monkeypatch.setattr(bundle_module, "_open", fail_to_read)
+    with pytest.raises(CheckpointDamagedError, match=r"x\.index cannot be read: .*Input/output error"):
+        Bundle(small)
+
+
+def test_an_index_too_large_to_be_one_is_damage_and_takes_no_memory(small):
+    os.truncate(small.with_name("x.index"), 1 << 43)
+    with pytest.raises(
+        CheckpointDamagedError, match=rf"x\.index is damaged: {1 << 43} bytes are too many for an index"
+    ):
+        Bundle(small)
+
+
+def test_what_is_held_is_read_though_it_is_deleted(small):
+    with Bundle(small) as bundle:
+        kernel = bundle.read("kernel")
+    with Bundle(small) as bundle:
+        bundle.hold()
+        for path in small.parent.iterdir():
+            path.unlink()
+        assert np.array_equal(bundle.read("kernel"), kernel)
 
 
 def test_a_tensor_that_is_not_there_is_told_with_one_that_is(small):

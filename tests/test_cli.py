@@ -139,6 +139,27 @@ def test_a_name_is_printed_as_it_is_whatever_is_in_it(directory, capsys):
     assert rows(capsys)[0][5] == "recall[cat] 0.5  [bold] 1"
 
 
+def test_what_would_move_the_cursor_or_cannot_be_printed_is_written_out(directory, capsys):
+    for name in (b"\x1b[2Ja", b"b\nb", b"\xff\xfe"):
+        for end in (b".index", b".data-00000-of-00001"):
+            os.makedirs(directory, exist_ok=True)
+            with open(os.path.join(os.fsencode(directory), name + end), "wb") as file:
+                file.write(b"tf")
+    assert cli.main(["ls", directory]) == 0
+    told = {row[0].removesuffix(" (latest)") for row in rows(capsys)}
+    assert told == {"\\x1b[2Ja", "b\\nb", "\\udcff\\udcfe"}
+
+
+def test_a_time_without_end_is_told_and_is_no_broken_json(directory, capsys):
+    save_foreign(directory, 3)
+    with open(os.path.join(directory, "checkpoint"), "w") as file:
+        file.write(StateFile("ckpt-3", ("ckpt-3",), (-math.inf,)).to_text())
+    assert cli.main(["ls", directory]) == 0
+    assert rows(capsys)[0][3] == "inf d"
+    assert cli.main(["ls", "--json", directory]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["created_at"] == "-Infinity"
+
+
 def test_a_metric_that_is_no_number_is_told_so(directory, capsys):
     save(directory, 1, metrics={"loss": math.nan})
     cli.main(["ls", directory])

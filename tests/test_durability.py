@@ -106,6 +106,19 @@ def test_a_second_name_is_the_same_file(tmp_path, calls):
     assert calls == [("link", "b")]
 
 
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_second_name_takes_the_place_of_a_link_and_does_not_go_through_it(tmp_path, monkeypatch, hard_links):
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "elsewhere").write_bytes(b"precious")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "b")
+    if not hard_links:
+        fail(monkeypatch, "link", OSError(errno.EPERM, "Operation not permitted"))
+    link_or_copy(str(tmp_path / "a"), str(tmp_path / "b"), durable=False)
+    assert not os.path.islink(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"new"
+    assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_where_there_are_no_hard_links_a_flushed_copy_is_made(tmp_path, monkeypatch, calls, durable):
     (tmp_path / "a").write_bytes(b"1" * 100)

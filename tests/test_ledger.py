@@ -104,6 +104,16 @@ def test_the_one_that_a_run_was_resumed_from_is_never_taken_out(records, max_to_
     assert (f"run/ckpt-{step}" in {r.prefix for r in book.records}) is (step <= len(records))
 
 
+def test_one_that_is_being_read_is_taken_out_when_the_last_reader_is_done():
+    book = ledger(1)
+    book.being_read += ["run/ckpt-1", "run/ckpt-1"]
+    assert add_and_tidy(book, [record(1), record(2), record(3)]) == [2]
+    book.being_read.remove("run/ckpt-1")
+    assert steps(book.take_out_superfluous(4.0)) == []
+    book.being_read.remove("run/ckpt-1")
+    assert steps(book.take_out_superfluous(4.0)) == [1]
+
+
 @settings(deadline=None, max_examples=200)
 @given(histories(), max_to_keeps, st.sampled_from([None, All(), Latest(2), Best("loss", "min", n=2)]))
 def test_tidying_up_after_every_save_takes_out_what_tidying_up_once_would(records, max_to_keep, policy):

@@ -6,6 +6,8 @@ What a listing says of each state of a directory is in test_store.py.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import os
 import sys
 from unittest import mock
@@ -33,6 +35,14 @@ def write(folder, name, content):
 def read(folder, name):
     with open(os.path.join(folder, name), "rb") as file:
         return file.read()
+
+
+def read_path(path):
+    descriptor = os.open(path, os.O_RDONLY)  # where open() is another one
+    try:
+        return os.read(descriptor, 1 << 20)
+    finally:
+        os.close(descriptor)
 
 
 def put(folder, step, *, manifest=True, tensors=TENSORS):
@@ -211,6 +221,113 @@ def test_a_state_file_that_names_a_foreign_checkpoint_twice_lists_it_once(tmp_pa
     put(tmp_path, 2, manifest=False)
     put_state(tmp_path, [1, 2, 2, 3, 1, 2])
     assert [record.step for record in Store(str(tmp_path)).scan().records] == [1, 2, 3]
+
+
+# While somebody writes ---------------------------------------------------------------------------------------------
+
+
+def meanwhile(monkeypatch, method, *actions):
+    """Do something else each time, and before, a reader comes to a point of its way."""
+    real, left = getattr(Store, method), list(actions)
+
+    def overtaken(self, *arguments):
+        if left:
+            left.pop(0)()
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Store, method, overtaken)
+
+
+def remove(folder, step):
+    for end in ("manifest.json", "index", "data-00000-of-00001"):
+        os.unlink(os.path.join(folder, f"ckpt-{step}.{end}"))
+
+
+@pytest.mark.parametrize("method", ["_read_state", "_committed", "_passing"])
+def test_a_writer_that_keeps_one_checkpoint_never_leaves_a_reader_without_any(tmp_path, monkeypatch, method):
+    def save(step):
+        put(tmp_path, step)
+        put_state(tmp_path, [step])
+        remove(tmp_path, step - 1)
+
+    put(tmp_path, 1)
+    put_state(tmp_path, [1])
+    meanwhile(monkeypatch, method, *(lambda step=step: save(step) for step in range(2, 8)))
+    listing = Store(str(tmp_path)).scan()
+    assert listing.damaged == {}
+    (record,) = listing.records
+    assert not record.foreign
+    assert (tmp_path / f"{record.name}.index").exists() or method == "_passing"
+
+
+def test_a_commit_that_a_reader_sees_half_of_is_neither_damage_nor_one_of_tensorflow(tmp_path, monkeypatch):
+    put(tmp_path, 1)
+    put_state(tmp_path, [1])
+    write(tmp_path, "ckpt-2.data-00000-of-00001", b"data")  # moved already, and the rest follows
+
+    def commit():
+        put(tmp_path, 2)
+        put_state(tmp_path, [1, 2])
+
+    meanwhile(monkeypatch, "_read_state", commit)
+    listing = Store(str(tmp_path)).scan()
+    assert listing.damaged == {}
+    assert [(record.step, record.foreign) for record in listing.records] == [(1, False), (2, False)]
+
+
+def test_a_foreign_checkpoint_that_goes_while_it_is_listed_does_not_stop_the_listing(tmp_path, monkeypatch):
+    put(tmp_path, 1, manifest=False)
+    put(tmp_path, 2, manifest=False)
+    meanwhile(monkeypatch, "_foreign", lambda: os.unlink(tmp_path / "ckpt-1.index"))
+    assert [record.step for record in Store(str(tmp_path)).scan().records] == [2]
+
+
+def test_a_reader_in_a_directory_that_never_comes_to_rest_comes_to_an_end(tmp_path, monkeypatch):
+    put(tmp_path, 1, manifest=False)
+    looks = []
+
+    def grow():
+        looks.append(1)
+        write(tmp_path, "log", b"x" * len(looks))
+
+    meanwhile(monkeypatch, "_passing", *[grow] * 1000)
+    assert [record.step for record in Store(str(tmp_path)).scan().records] == [1]
+    assert len(looks) == 20
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "I/O error")])
+def test_a_file_that_cannot_be_read_is_told_as_damage(tmp_path, monkeypatch, error):
+    put(tmp_path, 1)
+    store = Store(str(tmp_path))
+    (record,) = store.scan().records
+
+    def refuse(path, *arguments, **named):
+        raise error
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(CheckpointDamagedError, match=rf"^manifest of .*ckpt-1 cannot be read: .*{error.strerror}"):
+        store.verify(record)
+    manifest = Manifest.read_head(io.BytesIO(read_path(tmp_path / "ckpt-1.manifest.json")))
+    monkeypatch.setattr(store, "manifest", lambda record: manifest)
+    with pytest.raises(CheckpointDamagedError, match=rf"^checkpoint .*ckpt-1 cannot be read: .*{error.strerror}"):
+        store.verify(record)
+
+
+def test_a_large_index_is_checked_a_part_at_a_time(tmp_path, monkeypatch):
+    put(tmp_path, 1)
+    content = b"index" * 500_000
+    write(tmp_path, "ckpt-1.index", content)
+    manifest = Manifest.from_json(read(tmp_path, "ckpt-1.manifest.json"))
+    files = {**manifest.files, "ckpt-1.index": len(content)}
+    whole = dataclasses.replace(manifest, files=files, index_crc32c=crc32c(content))
+    write(tmp_path, "ckpt-1.manifest.json", whole.to_json().encode())
+    store = Store(str(tmp_path))
+    (record,) = store.scan().records
+    store.verify(record)
+    os.truncate(tmp_path / "ckpt-1.index", len(content) - 1)
+    os.truncate(tmp_path / "ckpt-1.index", len(content))
+    with pytest.raises(CheckpointDamagedError, match=r"ckpt-1\.index has checksum"):
+        store.verify(record)
 
 
 # On the way out ----------------------------------------------------------------------------------------------------

@@ -95,8 +95,8 @@ def test_a_process_that_lets_go_or_ends_makes_room(path):
 
 
 def test_the_lock_holds_until_its_last_share_in_the_process_is_given_up(path, tmp_path):
-    os.symlink(path, tmp_path / "by-another-name")
-    first, second = take(path), take(str(tmp_path / "by-another-name"))
+    os.symlink(tmp_path, tmp_path / "by-another-name")
+    first, second = take(path), take(str(tmp_path / "by-another-name" / "lock"))
     assert not is_free(path)
     first.release()
     assert not is_free(path)
@@ -150,8 +150,9 @@ def test_the_lock_file_names_its_holder_and_no_earlier_one(path):
         b'{"pid": 1, "host": "a", "started_at": 1e300}',
         b'{"pid": 1, "host": "a", "started_at": 1e17}',
         b'{"pid": Infinity, "host": "a", "started_at": 1}',
+        b"[" * 4096,
     ],
-    ids=repr,
+    ids=lambda content: repr(content[:40]),
 )
 def test_a_lock_file_that_cannot_be_read_is_still_a_refusal(path, content):
     with open(path, "wb") as file:
@@ -220,6 +221,31 @@ def test_a_lock_that_could_not_be_taken_whole_is_not_held(path, monkeypatch):
             take(path)
     assert is_free(path)
     take(path).release()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 5000, b"[" * 4096, b'{"pid": 1, "host": "another", "started_at": 4e9}'],
+    ids=["empty", "zeros", "deep", "another host's"],
+)
+def test_what_a_lock_file_says_does_not_hold_it(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+    take(path).release()
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(path, tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    os.symlink(tmp_path / "precious", path)
+    with pytest.raises(OSError, match=f"symbolic links: '{path}'"):
+        take(path)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_said(path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=f"Is not a file: '{path}'"):
+        take(path)
 
 
 def test_a_lock_in_a_folder_that_is_not_there_says_so(tmp_path):

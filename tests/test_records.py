@@ -27,7 +27,9 @@ from ckptkit.records import (
 
 counts = st.integers(0, 2**63)
 floats = st.floats(allow_nan=False, allow_infinity=False)
-names = st.text(min_size=1).filter(lambda name: "/" not in name and "\0" not in name and name not in (".", ".."))
+names = st.text(min_size=1, max_size=50).filter(
+    lambda name: "/" not in name and "\0" not in name and name not in (".", "..")
+)
 metrics = st.dictionaries(st.text(), st.floats())
 tensors = st.builds(TensorInfo, st.text(), st.text(), st.lists(counts).map(tuple), counts)
 
@@ -168,19 +170,45 @@ def test_whatever_bytes_a_manifest_holds_it_is_read_or_refused_with_manifest_err
         ("9" * 5_000, "not JSON: "),
         ("[1]", "expected a JSON object, got list"),
         ("null", "expected a JSON object, got NoneType"),
-        ("{}", "format None, this ckptkit reads format 1"),
-        ('{"format": 2}', "format 2, this ckptkit reads format 1"),
+        ("{}", "^field 'format' is a NoneType$"),
+        ('{"format": "1"}', "^field 'format' is a str$"),
+        ('{"format": 0}', "^format 0, this ckptkit reads format 1$"),
+        (
+            '{"format": 2}',
+            "^written by a newer ckptkit in format 2, and this one reads format 1: upgrade ckptkit to use it$",
+        ),
     ],
-    ids=["empty", "cut short", "not utf-8", "too deep", "too long a number", "list", "null", "no format", "newer"],
+    ids=[
+        "empty",
+        "cut short",
+        "not utf-8",
+        "too deep",
+        "too long a number",
+        "list",
+        "null",
+        "no format",
+        "a format in quotes",
+        "no format of ours",
+        "newer",
+    ],
 )
 def test_a_file_that_is_no_manifest_is_refused_and_told_why(text, message):
     with pytest.raises(ManifestError, match=message):
         Manifest.from_json(text)
 
 
+def test_a_manifest_is_read_or_refused_however_deep_it_is():
+    # What JSON's reader just takes may be too deep for whoever prints it.
+    for depth in range(800, 1010):
+        deep = "[" * depth + "]" * depth
+        for changed in (valid(versions={"a": "DEEP"}), valid(files={"ckpt-7.index": "DEEP"})):
+            with suppress(ManifestError):
+                Manifest.from_json(json.dumps(changed).replace('"DEEP"', deep))
+
+
 @pytest.mark.parametrize(("found", "newer"), [("2", True), ("0", False), ('"2"', False), ("null", False)])
 def test_a_manifest_of_a_newer_format_is_told_from_one_of_none(found, newer):
-    with pytest.raises(ManifestError, match=r"^format .*, this ckptkit reads format 1$") as caught:
+    with pytest.raises(ManifestError, match="format") as caught:
         Manifest.from_json(f'{{"format": {found}}}')
     assert isinstance(caught.value, NewerManifestError) is newer
 
@@ -208,6 +236,8 @@ def test_a_manifest_without_epoch_or_batch_has_none(field):
         ({"sequence": -1}, "^field 'sequence' is negative: -1$"),
         ({"index_crc32c": -1}, "^field 'index_crc32c' is negative: -1$"),
         ({"epoch": -1}, "^field 'epoch' is negative: -1$"),
+        ({"step": 2**64}, "^field 'step' is beyond 64 bits$"),
+        ({"sequence": 10**4000}, "^field 'sequence' is beyond 64 bits$"),
         ({"batch": "2"}, "^field 'batch' is a str$"),
         ({"created_at": False}, "^field 'created_at' is a bool$"),
         ({"created_at": 10**400}, "too large"),
@@ -268,6 +298,22 @@ def test_a_file_that_is_not_the_checkpoints_own_is_refused(file):
         Manifest.from_json(json.dumps(raw))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 300, "^'x{40}'… is too long for a file name$"),
+        ("é" * 130, "^'é{40}'… is too long for a file name$"),
+        ("x" * 240, "^'x{40}'… is too long for a file name$"),  # with the ending of a shard
+        ("ckpt\ud800-7", "surrogates not allowed"),
+    ],
+    ids=["long", "long in bytes", "long with its ending", "half a character"],
+)
+def test_a_name_that_no_file_can_have_is_refused(name, message):
+    raw = valid(name=name, files={f"{name}.index": 2, f"{name}.data-00000-of-00001": 1})
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_json(json.dumps(raw))
+
+
 @settings(deadline=None)
 @given(st.text() | st.sampled_from(["..", "/", "a/..", "\0"]), st.text())
 def test_no_name_that_is_read_reaches_out_of_its_directory(name, file):
@@ -278,6 +324,22 @@ def test_no_name_that_is_read_reaches_out_of_its_directory(name, file):
         return
     for each in (manifest.name, *manifest.files):
         assert os.path.dirname(os.path.normpath(os.path.join("/run", each))) == "/run"
+
+
+class Sparse(io.BytesIO):
+    """A file that is as large as it says, and must not be read."""
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        return 2**40 if whence == os.SEEK_END else super().seek(offset, whence)
+
+    def read(self, size=-1):
+        raise AssertionError("read")
+
+
+@pytest.mark.parametrize("read", [Manifest.read, Manifest.read_head], ids=["whole", "head"])
+def test_a_file_too_large_for_a_manifest_is_refused_before_anything_of_it_is_read(read):
+    with pytest.raises(ManifestError, match=f"^{2**40} bytes are too many, a manifest has {64 << 20} at most$"):
+        read(Sparse())
 
 
 # The head of a manifest --------------------------------------------------------------------------------------------
@@ -474,6 +536,10 @@ def test_a_number_at_the_end_of_a_name_is_split_off(stem, number):
     assert split_number(f"{stem}-{number}") == (stem, number)
 
 
-@pytest.mark.parametrize("name", ["", "ckpt", "ckpt-", "-7", "ckpt-7.index", "ckpt-7\n", "ckpt--", "ckpt7"], ids=repr)
+@pytest.mark.parametrize(
+    "name",
+    ["", "ckpt", "ckpt-", "-7", "ckpt-7.index", "ckpt-7\n", "ckpt--", "ckpt7", "ckpt-٣", "ckpt-" + "7" * 5000],
+    ids=lambda name: repr(name[:20]),
+)
 def test_a_name_without_a_number_is_not_split(name):
     assert split_number(name) is None

@@ -334,7 +334,7 @@ def test_what_a_newer_ckptkit_wrote_is_not_touched_and_nothing_beside_it(directo
     actions, left = mend(directory)
     assert actions == []
     assert left[0] == "ckpt-2 is damaged: ckpt-2.index is missing"
-    assert left[1].startswith("ckpt-3 is unreadable: its manifest cannot be read: format 2")
+    assert left[1].startswith("ckpt-3 is unreadable: its manifest cannot be read: written by a newer ckptkit")
     assert left[2] == "what cannot be read here may be sound elsewhere, so nothing is moved."
     assert files_in(directory) == before
 

@@ -8,6 +8,7 @@ import random
 import re
 import struct
 from collections import OrderedDict, namedtuple
+from contextlib import suppress
 from types import MappingProxyType
 
 import ml_dtypes
@@ -388,3 +389,57 @@ def test_what_is_no_run_state_is_damaged(text):
 )
 def test_a_fit_is_over_at_its_end_or_where_it_was_stopped_until_more_epochs_are_asked_for(fit, epochs, is_over):
     assert fit.is_over(epochs) is is_over
+
+
+# From anywhere -------------------------------------------------------------------------------------------------------
+
+
+def marked(kind, value, **more):
+    return {MARK: kind, "value": value, **more}
+
+
+HOSTILE = {
+    "a number as large as it says": marked("scalar", 10**15, dtype="V"),
+    "a number beyond its type": marked("scalar", 300, dtype="int8"),
+    "a number of no type": marked("scalar", 1, dtype="object"),
+    "a number without end": marked("scalar", "9" * 5000, dtype="int64"),
+    "a key that is a list": marked("dict", [[[1], 2]]),
+    "no pairs": marked("dict", [1]),
+    "no base64": marked("bytes", "\u20ac"),
+    "an array that is not there": marked("array", 7),
+    "no value": {MARK: "tuple"},
+}
+
+
+@pytest.mark.parametrize("tree", HOSTILE.values(), ids=HOSTILE)
+def test_a_state_that_says_something_impossible_is_damage(tree):
+    with pytest.raises(ckptkit.CheckpointDamagedError, match="what was saved as 'state' cannot be read: "):
+        unpack({"state": json.dumps({"a": tree})}, "state")
+
+
+@pytest.mark.parametrize("depth", [900, 990, 100_000])
+def test_a_state_that_is_too_deep_is_damage_or_read(depth):
+    try:
+        assert isinstance(unpack({"state": "[" * depth + "]" * depth}, "state"), list)
+    except ckptkit.CheckpointDamagedError:
+        assert depth > 500
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(FitState) if f.name != "stopped"])
+def test_a_fit_with_a_field_of_another_kind_is_damage(field):
+    values = RunState((FitState(),)).to_values("run")
+    content = json.loads(values["run"])
+    content["fits"][0][field] = None
+    with pytest.raises(ckptkit.CheckpointDamagedError, match=f"'run' cannot be read: TypeError {field} is a NoneType"):
+        RunState.from_values({**values, "run": json.dumps(content)}, "run")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_whatever_bytes_a_state_holds_it_is_read_or_refused_as_damage(content):
+    for read in (
+        lambda: unpack({"state": content}, "state"),
+        lambda: RunState.from_values({"state": content}, "state"),
+    ):
+        with suppress(ckptkit.CheckpointDamagedError):
+            read()

@@ -103,6 +103,8 @@ def test_of_two_values_for_one_field_the_last_counts_as_in_protobuf():
         (rb'model_checkpoint_path: "\377"', "can't decode"),
         (b'model_checkpoint_path: "a" last_preserved_timestamp: soon', "could not convert string to float: 'soon'"),
         (b'model_checkpoint_path: "a" all_model_checkpoint_timestamps: "1"', "could not convert string to float"),
+        (b'model_checkpoint_path: "a" all_model_checkpoint_timestamps: nan', "^a time in it is not a number$"),
+        (b'model_checkpoint_path: "a" last_preserved_timestamp: nan', "^a time in it is not a number$"),
     ],
     ids=[
         "empty file",
@@ -117,6 +119,8 @@ def test_of_two_values_for_one_field_the_last_counts_as_in_protobuf():
         "a name that is not utf-8",
         "a time that is no number",
         "a time in quotes",
+        "a time that is nan",
+        "a time kept that is nan",
     ],
 )
 def test_a_file_that_is_no_state_file_is_refused_and_told_why(content, message):

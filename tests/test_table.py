@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit.checksums import crc32c, masked
-from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
+from ckptkit.errors import CheckpointDamagedError
 from ckptkit.table import decode_table, encode_table
 from ckptkit.varint import decode_varint, encode_varint
 
@@ -160,9 +160,25 @@ def test_a_wrong_checksum_is_told_with_both_sides():
         decode_table(bytes(content), "x")
 
 
-def test_a_compressed_table_is_left_to_tensorflow():
-    with pytest.raises(UnsupportedBundleError, match=r"cannot read x: it is compressed with snappy.*load_checkpoint"):
-        decode_table(table_of(block_of(), kind=1), "x")
+def compressed(block):
+    """A block compressed with snappy, as far as one literal is that."""
+    return encode_varint(len(block)) + bytes([61 << 2]) + (len(block) - 1).to_bytes(2, "little") + block
+
+
+def test_a_compressed_table_is_read():
+    block = block_of(row(b"a", b"1"), row(b"b", b"2"))
+    content = table_of(compressed(block), kind=1)
+    assert decode_table(content, "x") == [(b"a", b"1"), (b"b", b"2")]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"", b"\x05\x08abc", encode_varint(2**40) + b"\x08abc", encode_varint(2**63) + b"\x08abc" * 100],
+    ids=["empty", "cut short", "a bomb", "a larger one"],
+)
+def test_a_compressed_block_that_is_not_what_it_claims_to_be_is_damage_and_takes_no_memory(block):
+    with pytest.raises(CheckpointDamagedError, match=r"^x is damaged: "):
+        decode_table(table_of(block, kind=1), "x")
 
 
 def test_keys_that_grow_by_sharing_do_not_fill_the_memory():

@@ -91,7 +91,8 @@ def _config(model: keras.Model) -> dict[str, Any]:
 def _parsed(kind: str, text: str, source: str) -> Any:
     try:
         return _PARSERS[kind](text)
-    except (ValueError, yaml.YAMLError) as error:  # the safe loader refuses tags that would make Python objects
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        # Among them the safe loader's, of tags that would make Python objects.
         raise ArtifactError(f"{source} is not plain {kind.upper()}: {error}") from error
 
 

@@ -56,7 +56,7 @@ def read(path: str) -> dict[str, Any] | None:
             facts = json.load(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{place} cannot be read: {error}\nDelete it to load {path} unchecked.") from error
     return facts if isinstance(facts, dict) else {}
 
