@@ -24,6 +24,8 @@ from ckptkit.state_file import StateFile
 
 __all__ = ["Ledger"]
 
+_ROOM = 1 << 20  # commits
+
 
 class Ledger:
     """The checkpoints of one directory under one name, and the policy that keeps them.
@@ -46,6 +48,7 @@ class Ledger:
     ) -> None:
         self.best_policy = _find_best(policy)
         self.damaged: dict[str, str] = {}
+        self.is_stale = False  # an operation failed half way: only the directory knows what there is
         self.run_id = uuid.uuid4().hex
         self.resumed_from: str | None = None
         self._name = name
@@ -85,7 +88,9 @@ class Ledger:
     @property
     def next_sequence(self) -> int:
         """The number of the next commit."""
-        return 1 + max((record.sequence for record in self.records), default=0)
+        # What cannot be read now may be read again, and may be newer than all that can.
+        unknown = _ROOM if self.damaged else 1
+        return unknown + max((record.sequence for record in self.records), default=0)
 
     def newest_first(self) -> list[CheckpointRecord]:
         """Return the order in which a run would want to go on from them."""
@@ -94,12 +99,15 @@ class Ledger:
 
     def adopt(self, listing: Listing, now: float) -> None:
         """Take over what a directory holds, and from its state file which of it is managed."""
+        self.is_stale = False
         self._records = {record.prefix: record for record in listing.records}
         self.damaged = dict(listing.damaged)
         self.run_id = next((record.run_id for record in reversed(self.records) if record.run_id), self.run_id)
         if listing.state is not None and listing.state == self._state:
             # Seen before, or our own: what is managed was decided then, by the clock of then.
-            self._active = {prefix: at for prefix, at in self._active.items() if prefix in self._records}
+            there = {record.name: record.prefix for record in self.records}  # another one while it is being replaced
+            names = {os.path.basename(prefix): at for prefix, at in self._active.items()}
+            self._active = {there[name]: at for name, at in names.items() if name in there}
             return
         self._state = listing.state
         if listing.state is None:

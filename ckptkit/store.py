@@ -21,14 +21,15 @@ import functools
 import logging
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
 from ckptkit.listing import MANIFEST, DirectoryReader, manifest_in, read_manifest, shards_of, sizes_in, why_damaged
 from ckptkit.lock import DirectoryLock
-from ckptkit.records import CheckpointRecord, Manifest
+from ckptkit.records import CheckpointRecord, Manifest, ManifestError
 from ckptkit.state_file import StateFile
 
 __all__ = ["Pending", "Store"]
@@ -55,6 +56,7 @@ class Store(DirectoryReader):
     def __init__(self, directory: str, *, durable: bool = True) -> None:
         super().__init__(directory)
         self._durable = durable
+        self._made: list[str] = []  # temporary files and folders that may still be there
 
     def lock(self) -> DirectoryLock:
         """Become the directory's writer, and clean up after a writer that died."""
@@ -62,15 +64,31 @@ class Store(DirectoryReader):
         lock = DirectoryLock(self.directory, os.path.join(self._meta, "lock"))
         try:
             if lock.is_first:  # else what is under way is this very process's
-                self._recover()
+                for path in sorted([*self._folders("replace-"), *self._folders("tmp-")]):  # replacements first
+                    self._recover(path)
         except BaseException:
             lock.release()
             raise
         return lock
 
+    def mend(self) -> bool:
+        """Finish or remove what operations that failed have left behind; what resists is left for the next time.
+
+        Returns:
+            Whether there was anything.
+        """
+        left = sorted(path for path in self._made if os.path.lexists(path))  # replacements first
+        self._made = [*left]
+        for path in left:
+            try:
+                self._recover(path)
+            except OSError as error:
+                _log.warning("%s is left over from a save that failed, and stays for now: %s", path, error)
+        return left != []
+
     def begin(self, name: str) -> Pending:
         """Open a folder for a save under way."""
-        folder = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")
+        folder = self._temporary("tmp")
         os.makedirs(folder)
         return Pending(folder, name)
 
@@ -85,7 +103,7 @@ class Store(DirectoryReader):
         self._write(pending.prefix + MANIFEST, manifest.to_json())
         if self._is_taken(manifest.name):
             # Its files cannot take the place of the old ones in one step, so the folder as a whole is the commit.
-            journal = os.path.join(self._meta, f"replace-{uuid.uuid4().hex}")
+            journal = self._temporary("replace")
             os.rename(pending.folder, journal)
             sync_directory(self._meta, durable=self._durable)
             self._finish_replacing(journal, manifest)
@@ -101,8 +119,18 @@ class Store(DirectoryReader):
         return CheckpointRecord.of(manifest, self.directory)
 
     def discard(self, pending: Pending) -> None:
-        """Undo a save that failed: remove its folder and what it had moved out of it."""
-        self._roll_back(pending.folder)
+        """Undo a save that failed: remove its folder and what it had moved out of it, as far as can be now."""
+        try:
+            self._roll_back(pending.folder)
+        except OSError:
+            pass  # the save's own error is the one to tell, and mend() tries again
+
+    def committed(self, manifest: Manifest) -> CheckpointRecord | None:
+        """Return the record of a checkpoint whose commit failed too late to be undone, None if it did before that."""
+        for folder, found in self._visible(manifest.name):
+            if (found.sequence, found.created_at) == (manifest.sequence, manifest.created_at):
+                return CheckpointRecord.of(manifest, folder)
+        return None
 
     def write_state(self, state: StateFile) -> None:
         """Rewrite TensorFlow's state file in one step."""
@@ -116,7 +144,7 @@ class Store(DirectoryReader):
             self._delete_files(record.name, shards)
 
     def _delete_files(self, name: str, shards: Callable[[], Mapping[str, Sequence[str]]]) -> None:
-        if not os.path.lexists(os.path.join(self.directory, name + MANIFEST)):  # foreign, or gone by hand
+        if not _is_there(os.path.join(self.directory, name + MANIFEST)):  # foreign, or gone by hand
             for file in (name + ".index", *shards().get(name, ())):  # without its index TensorFlow sees nothing
                 _unlink(os.path.join(self.directory, file))
             return
@@ -131,21 +159,28 @@ class Store(DirectoryReader):
     # Inside ----------------------------------------------------------------------------------------------------------
 
     def _write(self, path: str, text: str) -> None:
-        temporary = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")  # where the next writer sweeps
+        temporary = self._temporary("tmp")  # where the next writer sweeps
         write_file(path, text.encode(), temporary=temporary, durable=self._durable)
 
-    def _is_taken(self, name: str) -> bool:
-        return any(os.path.lexists(os.path.join(self.directory, name + end)) for end in (MANIFEST, ".index"))
+    def _temporary(self, kind: str) -> str:
+        path = os.path.join(self._meta, f"{kind}-{uuid.uuid4().hex}")
+        self._made.append(path)
+        return path
 
-    def _recover(self) -> None:
-        for journal in self._folders("replace-"):
-            manifest = manifest_in(journal)
-            if manifest is not None and why_damaged(manifest, sizes_in(journal)) is None:
-                self._finish_replacing(journal, manifest)
-            else:
-                _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", journal)
-        for folder in self._folders("tmp-"):
-            self._roll_back(folder)
+    def _is_taken(self, name: str) -> bool:
+        return any(_is_there(os.path.join(self.directory, name + end)) for end in (MANIFEST, ".index"))
+
+    def _recover(self, path: str) -> None:
+        if not os.path.basename(path).startswith("replace-"):
+            self._roll_back(path)
+            return
+        manifest = manifest_in(path)
+        if manifest is not None and any(m.sequence > manifest.sequence for _, m in self._visible(manifest.name)):
+            _drop(path, manifest.name)  # it could not be dropped when its successor came
+        elif manifest is not None and why_damaged(manifest, sizes_in(path)) is None:
+            self._finish_replacing(path, manifest)
+        else:
+            _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", path)
 
     def _finish_replacing(self, journal: str, manifest: Manifest) -> None:
         self._drop_journals(manifest.name, but=journal)  # an earlier replacement that could not be finished
@@ -153,7 +188,7 @@ class Store(DirectoryReader):
         for file in (*_index_last(manifest.files), manifest.name + MANIFEST):
             link_or_copy(os.path.join(journal, file), os.path.join(self.directory, file), durable=self._durable)
         sync_directory(self.directory, durable=self._durable)
-        done = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")
+        done = self._temporary("tmp")
         os.rename(journal, done)
         self._roll_back(done)
 
@@ -161,32 +196,68 @@ class Store(DirectoryReader):
         for journal in self._folders("replace-"):
             manifest = manifest_in(journal)
             if journal != but and manifest is not None and manifest.name == name:
-                _unlink(os.path.join(journal, name + MANIFEST))  # first: without it nothing is taken for committed
-                shutil.rmtree(journal, ignore_errors=True)
+                _drop(journal, name)
+
+    def _visible(self, name: str) -> Iterator[tuple[str, Manifest]]:
+        """Yield where a checkpoint of that name is to be seen, and its manifest there."""
+        for folder in (self.directory, *self._folders("replace-")):
+            manifest = read_manifest(os.path.join(folder, name + MANIFEST))
+            if manifest is not None:
+                yield folder, manifest
 
     def _roll_back(self, path: str) -> None:
         """Remove a temporary file or folder, and what it tells of a checkpoint that is not committed."""
         # The manifest is written before anything is moved, so it tells what may have been.
-        manifest = manifest_in(path)
+        is_folder = _is_folder(path)
+        told = [file for file in os.listdir(path) if file.endswith(MANIFEST)] if is_folder else []
+        manifest = _manifest_at(os.path.join(path, told[0])) if told else None
         if manifest is not None:
             final = os.path.join(self.directory, manifest.name + MANIFEST)
-            committed = read_manifest(final)
+            committed = _manifest_at(final)
             for file in _index_last(manifest.files)[::-1]:  # the index first: without it TensorFlow sees nothing
-                moved = not os.path.lexists(os.path.join(path, file))
-                ours = not os.path.lexists(final) or (committed is not None and file not in committed.files)
+                moved = not _is_there(os.path.join(path, file))
+                ours = not _is_there(final) or (committed is not None and file not in committed.files)
                 if moved and ours:
                     _unlink(os.path.join(self.directory, file))
             # Before the rest of the folder: a file that is missing in it would be taken for moved the next time.
             _unlink(os.path.join(path, manifest.name + MANIFEST))
-        if os.path.isdir(path):
+        if is_folder:
             shutil.rmtree(path, ignore_errors=True)
         else:
             _unlink(path)
 
 
+def _drop(journal: str, name: str) -> None:
+    _unlink(os.path.join(journal, name + MANIFEST))  # first: without it nothing is taken for committed
+    shutil.rmtree(journal, ignore_errors=True)
+
+
 def _index_last(files: Mapping[str, int]) -> list[str]:
     # TensorFlow takes a checkpoint for there when its index is.
     return sorted(files, key=lambda file: (file.endswith(".index"), file))
+
+
+def _is_there(path: str) -> bool:
+    return _mode_of(path) is not None
+
+
+def _is_folder(path: str) -> bool:
+    return stat.S_ISDIR(_mode_of(path) or 0)
+
+
+def _mode_of(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:  # and nothing else: a disk that does not answer has not said no
+        return None
+
+
+def _manifest_at(path: str) -> Manifest | None:
+    try:
+        with open(path, "rb") as opened:
+            return Manifest.from_json(opened.read())
+    except (FileNotFoundError, ManifestError):  # and no other, or what it tells of would be left for ever
+        return None
 
 
 def _unlink(path: str) -> None:
