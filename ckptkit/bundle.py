@@ -19,7 +19,7 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +29,7 @@ from ckptkit.bundle_index import Entry, decode_index, shard_path
 from ckptkit.checksums import crc32c
 from ckptkit.dtypes import OF_ANY_LENGTH, bytes_of, numpy_dtype
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, UnsupportedBundleError
-from ckptkit.slices import TensorSlice, overlap, parse_shape_and_slice, within
+from ckptkit.slices import TensorSlice, are_tiles, overlap, parse_shape_and_slice, within
 from ckptkit.string_tensors import decode_strings, decode_variants
 
 if TYPE_CHECKING:
@@ -124,9 +124,31 @@ class Bundle:
         """
         if entry.slices or entry.dtype in OF_ANY_LENGTH:
             raise ValueError(f"tensor {entry.key!r} is stored in slices or elements of any length. Use read().")
-        found = self._fill(entry, buffer)
-        if found != entry.checksum:
-            raise self._damaged(entry, f"has checksum {found:#010x}, not {entry.checksum:#010x}")
+        self._compare(entry, self._fill(entry, buffer))
+
+    def check(self, entry: Entry, told: Callable[[int], None]) -> None:
+        """Compare a tensor's bytes with their checksum, a piece after the other: nothing of them is kept.
+
+        Strings and variants, which have no bytes of a fixed size, are read whole.
+
+        Args:
+            entry: One of ``entries``.
+            told: Called with the number of bytes each time that some were read.
+
+        Raises:
+            CheckpointDamagedError: A shard is missing, cut short or altered, or not all slices were saved.
+        """
+        if entry.slices:
+            for stored in entry.slices:
+                self.check(stored.entry, told)
+            if not are_tiles([stored.part.bounds_in(entry.shape) for stored in entry.slices], entry.shape):
+                raise self._incomplete(entry, TensorSlice.whole(entry.shape))
+        elif entry.dtype in OF_ANY_LENGTH:
+            self._objects(entry)
+            told(entry.size)
+        else:
+            piece = memoryview(bytearray(min(entry.size, _BLOCK)))
+            self._compare(entry, self._stream(entry, lambda at: piece[: entry.size - at], told))
 
     def _find(self, key: str) -> Entry:
         if key in self.entries:
@@ -145,17 +167,20 @@ class Bundle:
         return array
 
     def _read_objects(self, entry: Entry) -> Array:
-        self._shard(entry)
+        values = self._objects(entry)
+        array = _empty(entry, (len(values),))
+        array[:] = values
+        return array.reshape(entry.shape)
+
+    def _objects(self, entry: Entry) -> list[bytes]:
+        self._shard(entry)  # as in _read
         content = bytearray(entry.size)
         self._fill(entry, content)
         decode = decode_strings if entry.dtype == "string" else decode_variants
         try:
-            values = decode(bytes(content), math.prod(entry.shape), entry.checksum)
+            return decode(bytes(content), math.prod(entry.shape), entry.checksum)
         except ValueError as error:
             raise self._damaged(entry, f"cannot be read: {error}") from error
-        array = _empty(entry, (len(values),))
-        array[:] = values
-        return array.reshape(entry.shape)
 
     def _assemble(self, entry: Entry, part: TensorSlice) -> Array:
         """Read a part of a tensor that is stored in slices, from those that have a share in it."""
@@ -189,14 +214,27 @@ class Bundle:
             got = f"{view.nbytes} that are {'not' if view.readonly else 'writable'}"
             raise ValueError(f"tensor {entry.key!r} takes {entry.size} writable bytes, got {got}.")
         view = view.cast("B") if view.nbytes else view
+        return self._stream(entry, lambda at: view[at : at + _BLOCK])
+
+    def _stream(
+        self, entry: Entry, memory_at: Callable[[int], memoryview], told: Callable[[int], None] | None = None
+    ) -> int:
+        """Read an entry's bytes in pieces, each into the memory that there is for it, and return their checksum."""
         descriptor, at, crc = self._shard(entry), 0, 0
         while at < entry.size:
-            done = os.preadv(descriptor, [view[at : at + _BLOCK]], entry.offset + at)
+            memory = memory_at(at)
+            done = os.preadv(descriptor, [memory], entry.offset + at)
             if not done:
                 raise self._damaged(entry, "is cut short")
-            crc = crc32c(view[at : at + done], crc)
+            crc = crc32c(memory[:done], crc)
             at += done
+            if told is not None:
+                told(done)
         return crc
+
+    def _compare(self, entry: Entry, found: int) -> None:
+        if found != entry.checksum:
+            raise self._damaged(entry, f"has checksum {found:#010x}, not {entry.checksum:#010x}")
 
     def _shard(self, entry: Entry) -> int:
         """Return the descriptor of an entry's shard, which is large enough for it."""

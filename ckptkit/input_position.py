@@ -84,6 +84,7 @@ class InputPosition:
         self._is_prepared = False
         self._carried: tuple[InputPosition, Mapping[str, Any], Sequence[tf.Tensor]] | None = None
         self._is_caught_up = False
+        self._measured = (0, 0)  # bytes of the iterator's state, and batches drawn, when it was last looked at
         self.way: str | None = None if input_state == "auto" else input_state
 
     def __iter__(self) -> Iterator[Any]:
@@ -134,7 +135,7 @@ class InputPosition:
         self._iterators[-1] += batches
 
     def save(self, *, goes_on: bool = True) -> tuple[dict[str, Any], tuple[tf.Tensor, ...]]:
-        """Return the place as JSON-able values and the state of the iterator, if it has one, as string tensors.
+        """Return the place as JSON-able values and the state of the iterator, if it has one, as variant tensors.
 
         Args:
             goes_on: Whether the newest iterator is the one to go on with; False if the next one will be new.
@@ -250,12 +251,20 @@ class InputPosition:
             state = pick_up_iterator(self._current)
         except (tf.errors.OpError, NotImplementedError, AttributeError) as error:
             return self._give_up(obstacle_of(error))
-        size = len(state.numpy())
+        assert self._pipeline is not None
+        is_whole = self._pipeline.goes_over_once
+        size, drawn = self._measured
+        # To make bytes of it takes as long as to take it, and is left to who writes it where nothing hangs on them: a
+        # cache that fills has at most doubled when the batches have.
+        if not is_whole or not drawn or not drawn <= self.drawn <= 2 * drawn or 2 * size > self._limit:
+            content = tf.io.serialize_tensor(state).numpy()
+            size = len(content)
+            self._measured = (size, self.drawn)
+            is_whole = is_whole or shuffles_in(content) >= self._pipeline.shuffles
         if size > self._limit:
             return self._give_up(f"its state takes {size / 2**20:,.0f} MiB, over the limit")
         self.way = "iterator"
-        assert self._pipeline is not None
-        if self._pipeline.goes_over_once or shuffles_in(state) >= self._pipeline.shuffles:
+        if is_whole:
             return (state,)
         # A shuffle has come to its end before the pipeline has, and this iterator may come to it again: the state does
         # not say how many seeds it has drawn. From this place a resume has to replay.
@@ -275,7 +284,8 @@ class InputPosition:
             state = pick_up_iterator(self._current)
         except (tf.errors.OpError, NotImplementedError, AttributeError):
             return ()
-        is_whole = shuffles_in(state) >= pipeline.shuffles and len(state.numpy()) <= self._limit
+        content = tf.io.serialize_tensor(state).numpy()
+        is_whole = shuffles_in(content) >= pipeline.shuffles and len(content) <= self._limit
         return (state,) if is_whole else ()
 
     def _catch_up(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> None:

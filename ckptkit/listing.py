@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckptkit.checksums import crc32c
@@ -56,11 +57,15 @@ class DirectoryReader:
         self.directory = directory
         self._meta = os.path.join(directory, META)
 
-    def scan(self) -> Listing:
-        """Read the directory. A state file that cannot be read is no excuse: the listing is the truth."""
+    def scan(self, *, ignoring: Collection[str] = ()) -> Listing:
+        """Read the directory. A state file that cannot be read is no excuse: the listing is the truth.
+
+        Args:
+            ignoring: Folders of checkpoints on their way over others that are not to be looked into.
+        """
         files = sizes_in(self.directory)
         state = self._read_state(files)
-        committed, damaged = self._committed(files)
+        committed, damaged = self._committed(files, ignoring)
         listed = _times(state)
         if state is None and not committed:
             listed = dict.fromkeys(_indexed(files))
@@ -87,6 +92,38 @@ class DirectoryReader:
             damaged = {} if there else {name: _why_incomplete(name, files, shards) or "" for name in listed}
         return Listing(tuple(ordered), damaged, state)
 
+    def is_empty(self) -> bool:
+        """Say whether there is nothing here that is a checkpoint's, or a writer's of checkpoints."""
+        files = sizes_in(self.directory)
+        named = "checkpoint" in files or any(file.endswith((".index", MANIFEST)) for file in files)
+        return not (named or shards_of(files) or os.path.isdir(self._meta))
+
+    def unlisted(self, listing: Listing) -> Listing:
+        """Return what lies here beside what a listing has: whole checkpoints, and what of others is left.
+
+        Plain TensorFlow takes checkpoints off its list and keeps them, and dies or deletes half way like anybody.
+        """
+        files = sizes_in(self.directory)
+        shards = shards_of(files)
+        manifests = [file[: -len(MANIFEST)] for file in files if file.endswith(MANIFEST)]
+        known = {record.name for record in listing.records} | listing.damaged.keys() | self._passing()
+        whole: list[CheckpointRecord] = []
+        left: dict[str, str] = {}
+        for name in dict.fromkeys([*_indexed(files), *shards, *manifests]):
+            reason = None if name in known else _why_incomplete(name, files, shards)
+            if reason is not None:
+                left[name] = reason
+            elif name not in known and name not in manifests:  # else it was committed since
+                whole.append(self._foreign(name, files, shards))
+        return Listing(tuple(whole), left)
+
+    def folders(self, start: str) -> list[str]:
+        """Return the paths of what lies in the folder of locks and saves under way, by how a name begins."""
+        try:
+            return sorted(entry.path for entry in os.scandir(self._meta) if entry.name.startswith(start))
+        except OSError:
+            return []
+
     def manifest(self, record: CheckpointRecord) -> Manifest:
         """Read the manifest of a committed checkpoint."""
         try:
@@ -97,25 +134,29 @@ class DirectoryReader:
         except ManifestError as error:
             raise CheckpointDamagedError(f"manifest of {record.prefix} is damaged: {error}.") from error
 
-    def verify(self, record: CheckpointRecord) -> None:
+    def verify(self, record: CheckpointRecord) -> Manifest | None:
         """Check a checkpoint's files against its manifest: sizes, and the index's checksum.
+
+        Returns:
+            The manifest; None if there is none, or plain TensorFlow has written over what it describes.
 
         Raises:
             CheckpointDamagedError: A file is missing, of another size, or the index was altered.
         """
         if record.foreign:
-            return
+            return None
         manifest = self.manifest(record)
-        reason = why_damaged(manifest, sizes_in(os.path.dirname(record.prefix) or "."))
+        reason = why_damaged(manifest, _sizes_of(os.path.dirname(record.prefix), manifest.files))
         if reason is None:
             with open(record.prefix + ".index", "rb") as file:
                 found = crc32c(file.read())
-            if found != manifest.index_crc32c and not self._is_overwritten(
-                record.name, shards_of(sizes_in(self.directory))
-            ):
+            if found != manifest.index_crc32c:
+                if self._is_overwritten(record.name, shards_of(sizes_in(self.directory))):
+                    return None
                 reason = f"{record.name}.index has checksum {found:#010x}, manifest says {manifest.index_crc32c:#010x}"
         if reason is not None:
             raise CheckpointDamagedError(f"checkpoint {record.prefix} is damaged: {reason}.")
+        return manifest
 
     def _read_state(self, files: Mapping[str, int]) -> StateFile | None:
         if "checkpoint" not in files:
@@ -141,15 +182,17 @@ class DirectoryReader:
 
     def _passing(self) -> set[str]:
         """Return the names whose files are on their way in or out: without a manifest these are no foreign ones."""
-        manifests = {folder: manifest_in(folder) for folder in self._folders("tmp-")}
+        manifests = {folder: manifest_in(folder) for folder in self.folders("tmp-")}
         return {
             m.name for folder, m in manifests.items() if m is not None and not m.files.keys() <= sizes_in(folder).keys()
         }
 
-    def _committed(self, files: Mapping[str, int]) -> tuple[dict[str, CheckpointRecord], dict[str, str]]:
+    def _committed(
+        self, files: Mapping[str, int], ignoring: Collection[str]
+    ) -> tuple[dict[str, CheckpointRecord], dict[str, str]]:
         good: dict[str, CheckpointRecord] = {}
         damaged: dict[str, str] = {}
-        for folder, file, beside in self._manifests(files):
+        for folder, file, beside in self._manifests(files, ignoring):
             name = file[: -len(MANIFEST)]
             try:
                 with open(os.path.join(folder, file), "rb", buffering=0) as opened:
@@ -171,13 +214,15 @@ class DirectoryReader:
                 damaged[name] = reason
         return good, damaged
 
-    def _manifests(self, files: Mapping[str, int]) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+    def _manifests(
+        self, files: Mapping[str, int], ignoring: Collection[str]
+    ) -> Iterator[tuple[str, str, Mapping[str, int]]]:
         for file in files:
             if file.endswith(MANIFEST):
                 yield self.directory, file, files
         # What is being replaced is read in the journal, whichever of its files have moved already.
-        for journal in self._folders("replace-"):
-            inside = sizes_in(journal)
+        for journal in self.folders("replace-"):
+            inside = sizes_in(journal) if journal not in ignoring else {}
             for file in inside:
                 if file.endswith(MANIFEST):
                     yield journal, file, inside
@@ -199,12 +244,6 @@ class DirectoryReader:
             size_bytes=files[f"{name}.index"] + sum(files[shard] for shard in shards[name]),
             foreign=True,
         )
-
-    def _folders(self, start: str) -> list[str]:
-        try:
-            return [entry.path for entry in os.scandir(self._meta) if entry.name.startswith(start)]
-        except OSError:
-            return []
 
 
 def why_damaged(manifest: Manifest, files: Mapping[str, int]) -> str | None:
@@ -269,6 +308,19 @@ def _indexed(files: Mapping[str, int]) -> list[str]:
 def _by_number(name: str) -> tuple[int, str]:
     number = split_number(name)
     return (-1 if number is None else number[1], name)
+
+
+def _sizes_of(folder: str, files: Iterable[str]) -> dict[str, int]:
+    """Return what :func:`sizes_in` has for some files, without a look at a folder that may be long."""
+    sizes = {}
+    for file in files:
+        try:
+            found = os.stat(os.path.join(folder, file))
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(found.st_mode):
+            sizes[file] = found.st_size
+    return sizes
 
 
 def sizes_in(folder: str) -> dict[str, int]:

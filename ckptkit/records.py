@@ -24,6 +24,7 @@ __all__ = [
     "CheckpointRecord",
     "Manifest",
     "ManifestError",
+    "NewerManifestError",
     "TensorInfo",
     "best_record",
     "finite_json",
@@ -42,6 +43,10 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 class ManifestError(ValueError):
     """A manifest is not JSON, is of a newer format, or says something impossible."""
+
+
+class NewerManifestError(ManifestError):
+    """A manifest of a format that a newer ckptkit writes: nothing says that it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,9 @@ class Manifest:
             raise ManifestError(f"not JSON: {error}") from error
         if not isinstance(raw, dict):
             raise ManifestError(f"expected a JSON object, got {type(raw).__name__}")
-        if raw.get("format") != FORMAT:
-            raise ManifestError(f"format {raw.get('format')!r}, this ckptkit reads format {FORMAT}")
+        if (found := raw.get("format")) != FORMAT:
+            kind = NewerManifestError if isinstance(found, int) and found > FORMAT else ManifestError
+            raise kind(f"format {found!r}, this ckptkit reads format {FORMAT}")
         try:
             return cls(
                 name=_file_name(_typed(raw, "name", str)),

@@ -27,7 +27,7 @@ _PLAIN = frozenset({int, float, bool, type(None)})
 _MARK = "__ckptkit__"  # in place of a value that JSON does not know
 _DTYPES = frozenset(  # of arrays that TensorFlow can store
     [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
-    + ["bool", "string", "bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
+    + ["bool", "string", "variant", "bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
     + ["complex64", "complex128"]
 )
 _SCALARS = "?bBhHiIlLqQefd"  # NumPy's numbers that a Python number holds exactly
@@ -221,8 +221,8 @@ def _is_array(value: Any) -> bool:
 def _loader(values: Mapping[str, Any], name: str) -> Callable[[int], Any]:
     def load(number: int) -> Any:
         value = values[f"{name}/{number}"]
-        if getattr(value.dtype, "name", None) == "string":
-            return value  # a tensor of TensorFlow's; NumPy has no such type
+        if getattr(value.dtype, "name", None) in ("string", "variant"):
+            return value  # a tensor of TensorFlow's; NumPy has no such types
         return np.array(value.numpy() if hasattr(value, "numpy") else value)  # a copy, which may be written to
 
     return load

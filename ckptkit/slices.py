@@ -10,11 +10,13 @@ tensorflow/core/lib/strings/ordered_code.h.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["TensorSlice", "overlap", "parse_shape_and_slice", "slice_key", "within"]
+__all__ = ["TensorSlice", "are_tiles", "overlap", "parse_shape_and_slice", "slice_key", "within"]
 
 Bounds: TypeAlias = tuple[slice, ...]
 
@@ -88,6 +90,25 @@ def overlap(a: Bounds, b: Bounds) -> Bounds | None:
     """Return what two parts of a tensor have in common, None if that is nothing."""
     common = tuple(slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b))
     return None if any(bound.start >= bound.stop for bound in common) else common
+
+
+def are_tiles(parts: Sequence[Bounds], shape: tuple[int, ...]) -> bool:
+    """Say whether parts cover a tensor of some shape, each of its elements once."""
+    if sum(math.prod(bound.stop - bound.start for bound in part) for part in parts) != math.prod(shape):
+        return False
+    # So many elements in all, and none twice: none is left out. A part meets only those that begin before it ends.
+    parts = sorted(parts, key=_starts)
+    for at, part in enumerate(parts):
+        for other in parts[at + 1 :]:
+            if part and other[0].start >= part[0].stop:
+                break
+            if overlap(part, other) is not None:
+                return False
+    return True
+
+
+def _starts(part: Bounds) -> list[int]:
+    return [bound.start for bound in part]
 
 
 def within(inner: Bounds, outer: Bounds) -> Bounds:

@@ -255,24 +255,26 @@ def assign(variable: tf.Variable, value: tf.Tensor) -> None:
 
 
 def pick_up_iterator(iterator: tf.data.Iterator) -> tf.Tensor:
-    """Return the position of an iterator, shuffle buffer included, as a scalar string tensor.
+    """Return the position of an iterator, shuffle buffer included, as a scalar variant tensor, which stays as it is.
 
     Raises:
         tf.errors.OpError: Its pipeline holds state that cannot be saved.
         NotImplementedError: It is of a kind that TensorFlow does not save.
     """
     with tf.device("cpu:0"):
-        return tf.io.serialize_tensor(iterator._serialize_to_tensors()[_POSITION])
+        return iterator._serialize_to_tensors()[_POSITION]
 
 
-def shuffles_in(state: tf.Tensor) -> int:
-    """Return how many shuffles are alive in a position that :func:`pick_up_iterator` returned."""
-    return int(state.numpy().count(b"epoch_num_random_samples"))
+def shuffles_in(content: bytes) -> int:
+    """Return how many shuffles are alive in a position that :func:`pick_up_iterator` returned, given its bytes."""
+    return content.count(b"epoch_num_random_samples")
 
 
 def put_down_iterator(iterator: tf.data.Iterator, state: tf.Tensor) -> None:
     """Move a fresh iterator over the same dataset to a position that :func:`pick_up_iterator` returned."""
-    iterator._restore_from_tensors({_POSITION: tf.io.parse_tensor(state, tf.variant)})
+    if state.dtype == tf.string:  # as it was saved before ckptkit left making bytes of it to the background
+        state = tf.io.parse_tensor(state, tf.variant)
+    iterator._restore_from_tensors({_POSITION: state})
 
 
 def inputs_of(dataset: tf.data.Dataset) -> list[tf.data.Dataset]:

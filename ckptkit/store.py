@@ -13,11 +13,13 @@ runs/digits/
   .ckptkit/tmp-<random>/             a save under way; swept by the next writer
   .ckptkit/replace-<random>/         a committed checkpoint on its way over an older one of the same name;
                                      readers read it here, the next writer finishes the move
+  .ckptkit/damaged-ckpt-1100/        what `ckptkit repair` moved out of the way
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import shutil
@@ -58,18 +60,22 @@ class Store(DirectoryReader):
         self._durable = durable
         self._made: list[str] = []  # temporary files and folders that may still be there
 
-    def lock(self) -> DirectoryLock:
+    def lock(self, *, recover: bool = True) -> DirectoryLock:
         """Become the directory's writer, and clean up after a writer that died."""
         make_directory(self._meta, durable=self._durable)
         lock = DirectoryLock(self.directory, os.path.join(self._meta, "lock"))
         try:
-            if lock.is_first:  # else what is under way is this very process's
-                for path in sorted([*self._folders("replace-"), *self._folders("tmp-")]):  # replacements first
-                    self._recover(path)
+            if recover and lock.is_first:  # else what is under way is this very process's
+                self.recover()
         except BaseException:
             lock.release()
             raise
         return lock
+
+    def recover(self) -> None:
+        """Finish or undo what a writer that died had under way; the lock is ours."""
+        for path in sorted([*self.folders("replace-"), *self.folders("tmp-")]):  # replacements first
+            self._recover(path)
 
     def mend(self) -> bool:
         """Finish or remove what operations that failed have left behind; what resists is left for the next time.
@@ -143,6 +149,37 @@ class Store(DirectoryReader):
             self._drop_journals(record.name, but=None)
             self._delete_files(record.name, shards)
 
+    def files_of(self, name: str) -> list[str]:
+        """Return the names of a checkpoint's files that are there: the index, the shards, the manifest."""
+        index_and_manifest = [name + end for end in (".index", MANIFEST)]
+        there = [file for file in index_and_manifest if os.path.lexists(os.path.join(self.directory, file))]
+        return sorted({*there, *self._shards().get(name, ())}, key=lambda file: (file == name + MANIFEST, file))
+
+    def set_aside(self, name: str) -> None:
+        """Move what is there under a name where nobody takes it for a checkpoint; nothing is deleted."""
+        folder, files = self.aside_of(name), self.files_of(name)
+        make_directory(folder, durable=self._durable)
+        # The index first: without it TensorFlow sees nothing. The manifest last: what lies beside it is not foreign.
+        for file in files:
+            os.rename(os.path.join(self.directory, file), os.path.join(folder, file))
+        sync_directory(folder, durable=self._durable)
+        sync_directory(self.directory, durable=self._durable)
+
+    def aside_of(self, name: str) -> str:
+        """Return the folder that :meth:`set_aside` moves to: the rest of a move that was cut short goes there, too."""
+        files, path = set(self.files_of(name)), os.path.join(self._meta, f"damaged-{name}")
+        paths = itertools.chain([path], (f"{path}.{number}" for number in itertools.count(2)))
+        return next(folder for folder in paths if not files & sizes_in(folder).keys())
+
+    def set_journal_aside(self, journal: str) -> None:
+        """Move a replacement that is damaged to where damaged checkpoints are."""
+        os.rename(journal, self.aside_of_journal(journal))
+        sync_directory(self._meta, durable=self._durable)
+
+    def aside_of_journal(self, journal: str) -> str:
+        """Return the folder that :meth:`set_journal_aside` makes of a replacement."""
+        return os.path.join(self._meta, f"damaged-{os.path.basename(journal)}")
+
     def _delete_files(self, name: str, shards: Callable[[], Mapping[str, Sequence[str]]]) -> None:
         if not _is_there(os.path.join(self.directory, name + MANIFEST)):  # foreign, or gone by hand
             for file in (name + ".index", *shards().get(name, ())):  # without its index TensorFlow sees nothing
@@ -193,14 +230,14 @@ class Store(DirectoryReader):
         self._roll_back(done)
 
     def _drop_journals(self, name: str, but: str | None) -> None:
-        for journal in self._folders("replace-"):
+        for journal in self.folders("replace-"):
             manifest = manifest_in(journal)
             if journal != but and manifest is not None and manifest.name == name:
                 _drop(journal, name)
 
     def _visible(self, name: str) -> Iterator[tuple[str, Manifest]]:
         """Yield where a checkpoint of that name is to be seen, and its manifest there."""
-        for folder in (self.directory, *self._folders("replace-")):
+        for folder in (self.directory, *self.folders("replace-")):
             manifest = read_manifest(os.path.join(folder, name + MANIFEST))
             if manifest is not None:
                 yield folder, manifest

@@ -51,6 +51,8 @@ FLOORS = [
         "export.versions",
         "finding",
     },
+    {"verifying"},
+    {"repairing"},
     # Keras and TensorFlow from here on.
     {"export.state", "graph_watch", "reading", "replicas", "untracked"},
     {"held"},
@@ -311,7 +313,7 @@ loaded = [name for name in sys.modules if name.startswith("ckptkit.")]
 assert loaded == [], f"import ckptkit loads {loaded}"
 dir(ckptkit), ckptkit.__version__
 ckptkit.policies.EverySteps(5), ckptkit.preservation.Latest(3), ckptkit.CheckpointRecord("a", 1), ckptkit.ReadOnlyError
-import ckptkit.policies, ckptkit.preservation, ckptkit.cli, ckptkit.ledger, ckptkit.run_state
+import ckptkit.policies, ckptkit.preservation, ckptkit.cli, ckptkit.ledger, ckptkit.repairing, ckptkit.run_state
 assert heavy() == [], f"{heavy()} were imported"
 ckptkit.CheckpointManager
 assert "tensorflow" in heavy(), "this check finds nothing"

@@ -298,8 +298,9 @@ def test_slices_that_overlap_or_leave_a_gap_are_damage(texts, tmp_path):
     (tmp_path / "x.data-00000-of-00001").write_bytes(bytes(6))
     with Bundle(tmp_path / "x") as bundle:
         assert bundle.read("x", "6 0,1").tolist() == [0]
-        with pytest.raises(CheckpointDamagedError, match="does not hold slice - of tensor 'x' once and whole"):
-            bundle.read("x")
+        for look in (bundle.read, lambda key: bundle.check(bundle.entries[key], print)):
+            with pytest.raises(CheckpointDamagedError, match="does not hold slice - of tensor 'x' once and whole"):
+                look("x")
 
 
 # Reading into memory -------------------------------------------------------------------------------------------------
@@ -394,6 +395,35 @@ def test_a_closed_checkpoint_says_so_and_holds_no_files(large):
     assert set(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ValueError, match=r"checkpoint .*large is closed"):
         bundle.read("t1")
+
+
+def test_a_check_reads_every_byte_of_every_kind_and_keeps_none(tmp_path):
+    with BundleWriter(tmp_path / "x", shards=2) as writer:
+        for at, name in enumerate(FIXED):
+            writer.add(name, some(name, (3, 2)), dtype=name, shard=at % 2)
+        for key, values in STRINGS.items():
+            writer.add(key, values)
+        writer.add("variants", np.array([b"v", b""], object), dtype="variant")
+        writer.add("blocks", some("uint8", (3 << 20,)))
+        for spec in ROWS:
+            writer.add("table", cut(spec), spec)
+    with Bundle(tmp_path / "x") as bundle:
+        for entry in bundle.entries.values():
+            told = []
+            bundle.check(entry, told.append)
+            assert sum(told) == entry.size_bytes
+            assert max(told, default=0) <= 1 << 20
+            spans_of = spans(entry)
+            for start, end in spans_of:
+                if start == end:
+                    continue
+                shard = (entry.slices[0].entry if entry.slices else entry).shard
+                path = tmp_path / f"x.data-{shard:05d}-of-00002"
+                content = path.read_bytes()
+                path.write_bytes(content[: end - 1] + bytes([content[end - 1] ^ 1]) + content[end:])
+                with pytest.raises(CheckpointDamagedError, match=f"tensor {entry.key!r} "):
+                    bundle.check(entry, told.append)
+                path.write_bytes(content)
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

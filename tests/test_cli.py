@@ -1,7 +1,12 @@
-"""``ckptkit ls``: what is there, for people and for programs, without TensorFlow and without touching anything."""
+"""The command line, for people and for programs, without TensorFlow.
+
+What a verification finds and a repair does is in test_verifying.py and test_repairing.py.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
 import math
 import os
@@ -16,6 +21,7 @@ from ckptkit.checksums import crc32c
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
+from tests import checkpoint_dirs
 
 NOW = 1_000_000.0
 
@@ -222,6 +228,8 @@ def test_a_file_in_place_of_a_directory_is_told_without_a_traceback(tmp_path, ca
         (["list", "runs"], "invalid choice: 'list'"),
         (["ls", "runs", "more"], "unrecognized arguments: more"),
         (["ls", "runs", "--yaml"], "unrecognized arguments: --yaml"),
+        (["verify"], "the following arguments are required: DIR"),
+        (["repair", "runs", "more"], "unrecognized arguments: more"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
@@ -234,10 +242,230 @@ def test_wrong_usage_is_told_and_makes_the_exit_code_two(capsys, arguments, mess
     assert message in err
 
 
-def test_help_ends_with_an_example(capsys):
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ("ls", "ckptkit ls runs/digits"),
+        ("verify", "ckptkit verify --deep runs/digits/ckpt-1200"),
+        ("repair", "ckptkit repair --yes runs/digits"),
+    ],
+)
+def test_help_ends_with_an_example(capsys, command, example):
     with pytest.raises(SystemExit, match=r"^0$"):
-        cli.main(["ls", "--help"])
-    assert capsys.readouterr().out.endswith("example: ckptkit ls runs/digits\n")
+        cli.main([command, "--help"])
+    assert capsys.readouterr().out.endswith(f"example: {example}\n")
+
+
+def test_help_says_what_the_exit_codes_mean(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["--help"])
+    assert capsys.readouterr().out.endswith("exit codes: 0 fine, 1 problems found, 2 wrong usage\n")
+
+
+# verify ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real(directory):
+    """A directory of two checkpoints with tensors in them."""
+    for step in (1, 2):
+        checkpoint_dirs.save(directory, step)
+    checkpoint_dirs.put_state(directory, ["ckpt-1", "ckpt-2"])
+    return directory
+
+
+SHARD = "ckpt-2.data-00000-of-00001"
+
+
+def test_verify_prints_a_line_for_each_checkpoint(real, capsys):
+    assert cli.main(["verify", "--deep", real]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split() for line in out.splitlines()] == [
+        ["ckpt-1", "ok", "2.14", "kB", "read"],
+        ["ckpt-2", "ok", "2.14", "kB", "read"],
+    ]
+    assert err == ""
+
+
+def test_verify_tells_damage_on_its_line_and_makes_the_exit_code_one(real, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    checkpoint_dirs.flip(real, SHARD, 40)
+    assert cli.main(["verify", real]) == 0
+    capsys.readouterr()
+    assert cli.main(["verify", "--deep", real]) == 1
+    good, bad = capsys.readouterr().out.splitlines()
+    assert good.split()[1] == "ok"
+    assert bad.startswith("ckpt-2  damaged")
+    assert f" read  {SHARD} is damaged: tensor 'kernel' has checksum 0x" in bad
+
+
+@pytest.mark.parametrize(("step", "code"), [(1, 0), (2, 1)])
+def test_verify_takes_one_checkpoint(real, capsys, monkeypatch, step, code):
+    os.unlink(os.path.join(real, SHARD))
+    monkeypatch.chdir(real)
+    for prefix in (os.path.join(real, f"ckpt-{step}"), f"ckpt-{step}"):
+        assert cli.main(["verify", prefix]) == code
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"ckpt-{step}  ")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_verify_of_something_that_is_not_there_makes_the_exit_code_one(real, capsys, options):
+    assert cli.main(["verify", os.path.join(real, "ckpt-9"), *options]) == 1
+    assert capsys.readouterr().err == f"no checkpoint {os.path.join(real, 'ckpt-9')}\n"
+    os.mkdir(os.path.join(real, "empty"))
+    assert cli.main(["verify", os.path.join(real, "empty") + "/", *options]) == 1
+    assert capsys.readouterr().err == f"no checkpoints in {os.path.join(real, 'empty')}\n"
+
+
+def test_verify_tells_litter_beside_the_checkpoints_and_not_as_damage(real, capsys):
+    checkpoint_dirs.write(real, "ckpt-9.index", b"left")
+    assert cli.main(["verify", real]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err == "note: ckpt-9 is no checkpoint: 0 of its shards are there\n"
+
+
+def test_verify_prints_json_for_programs(real, capsys):
+    checkpoint_dirs.write(real, "ckpt-9.index", b"left")
+    checkpoint_dirs.write(real, SHARD, b"cut")
+    assert cli.main(["verify", "--json", real]) == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert err == ""
+    assert [row["state"] for row in found["checkpoints"]] == ["ok", "damaged"]
+    assert found["checkpoints"][1] == {
+        "name": "ckpt-2",
+        "state": "damaged",
+        "reason": f"{SHARD} has 3 bytes, manifest says 1246",
+        "bytes_read": 0,
+    }
+    assert found["notes"] == ["ckpt-9 is no checkpoint: 0 of its shards are there"]
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "repair"])
+def test_a_name_of_a_sound_checkpoint_is_shown_as_text(directory, capsys, command):
+    name = "[bold]\n\x1b[2J-1"
+    checkpoint_dirs.save(directory, 1, stem=name.removesuffix("-1"))
+    cli.main([command, directory])
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert (r"[bold]\n\x1b[2J-1" in out) is (command != "repair")
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "repair"])
+def test_a_name_that_would_do_something_to_a_terminal_is_shown_as_text(directory, capsys, command):
+    name = "[bold]\n\x1b[2J-1"
+    checkpoint_dirs.save(directory, 1, stem=name.removesuffix("-1"))
+    checkpoint_dirs.save(directory, 2)
+    checkpoint_dirs.put_state(directory, [name, "ckpt-2"])
+    os.unlink(os.path.join(directory, name + ".index"))
+    assert cli.main([command, directory]) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert r"[bold]\n\x1b[2J-1" in out + err
+    assert len((out + err).splitlines()) == {"ls": 6, "verify": 2, "repair": 3}[command]
+
+
+def test_colours_are_for_terminals_alone(real, capsys, monkeypatch):
+    cli.main(["verify", real])
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    cli.main(["verify", real])
+    assert "\x1b[32mok" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    """A standard error that somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "least", "shown"),
+    [(Terminal, 0, True), (Terminal, 10**9, False), (io.StringIO, 0, False)],
+    ids=["terminal", "small", "file"],
+)
+def test_a_bar_is_shown_for_what_is_large_where_somebody_looks_on(real, capsys, monkeypatch, stream, least, shown):
+    monkeypatch.setattr(cli, "_WORTH_A_BAR", least)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert cli.main(["verify", "--deep", real]) == 0
+    assert ("ckpt-2" in sys.stderr.getvalue()) is shown
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["ok", "ok"]
+
+
+# repair ------------------------------------------------------------------------------------------------------------
+
+
+def test_repair_says_what_it_would_do_and_does_it_when_told_so(real, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    checkpoint_dirs.write(real, SHARD, b"cut")
+    before = checkpoint_dirs.files_in(real)
+    assert cli.main(["repair", real]) == 1
+    assert capsys.readouterr() == (
+        "would rewrite checkpoint: it names ckpt-2, which is damaged\n"
+        f"would move ckpt-2 to .ckptkit/damaged-ckpt-2: {SHARD} has 3 bytes, manifest says 1246\n",
+        "nothing was changed: --yes does it\n",
+    )
+    assert checkpoint_dirs.files_in(real) == before
+    assert cli.main(["repair", "--yes", real]) == 0
+    assert capsys.readouterr() == (
+        "rewrote checkpoint: it names ckpt-2, which is damaged\n"
+        f"moved ckpt-2 to .ckptkit/damaged-ckpt-2: {SHARD} has 3 bytes, manifest says 1246\n",
+        "",
+    )
+    assert cli.main(["repair", "--yes", real + "/"]) == 0
+    assert capsys.readouterr().out == f"nothing to do in {real}/\n"
+    assert cli.main(["verify", "--deep", real]) == 0
+
+
+def test_repair_reads_tensors_when_told_so(real, capsys):
+    checkpoint_dirs.flip(real, SHARD, 40)
+    assert cli.main(["repair", real]) == 0
+    assert cli.main(["repair", "--deep", real]) == 1
+    assert "would move ckpt-2 to .ckptkit/damaged-ckpt-2" in capsys.readouterr().out
+
+
+def test_repair_prints_json_for_programs(real, capsys):
+    os.unlink(os.path.join(real, "checkpoint"))
+    action = {"verb": "rewrite", "what": "checkpoint", "why": "it is missing", "to": ""}
+    assert cli.main(["repair", "--json", real]) == 1
+    assert json.loads(capsys.readouterr().out) == {"done": False, "actions": [action], "left": []}
+    assert cli.main(["repair", "--json", "--yes", real]) == 0
+    assert json.loads(capsys.readouterr().out) == {"done": True, "actions": [action], "left": []}
+
+
+def test_repair_tells_what_stays_wrong_and_makes_the_exit_code_one(real, capsys):
+    for step in (1, 2):
+        os.unlink(os.path.join(real, f"ckpt-{step}.index"))
+    assert cli.main(["repair", "--yes", real]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "ckpt-1 is damaged: ckpt-1.index is missing"
+    assert err.splitlines()[-1].startswith("no checkpoint verifies, so nothing is moved")
+
+
+def test_repair_is_refused_while_a_run_writes_and_makes_the_exit_code_one(real, capsys):
+    with open(os.path.join(real, ".ckptkit", "lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process does it
+        assert cli.main(["repair", "--yes", real]) == 1
+    assert "is writing there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--yes"]], ids=["dry", "done"])
+def test_repair_of_a_directory_without_checkpoints_makes_the_exit_code_one(directory, capsys, options):
+    assert cli.main(["repair", *options, directory]) == 1
+    assert capsys.readouterr().err == f"no checkpoints in {directory}.\n"
+    assert not os.path.exists(directory)
+
+
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_a_file_in_place_of_a_directory_is_told_by_every_command(tmp_path, capsys, command):
+    (tmp_path / "file").touch()
+    assert cli.main([command, str(tmp_path / "file")]) != 0
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 # The process -------------------------------------------------------------------------------------------------------
@@ -254,8 +482,18 @@ def test_ls_leaves_the_directory_as_it_was(directory, capsys):
     assert {e.name: (e.stat().st_mtime_ns, e.stat().st_size) for e in os.scandir(directory)} == before
 
 
-def test_ls_starts_and_ends_without_tensorflow(directory):
-    save(directory, 1)
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["ls"], []),
+        (["verify"], []),
+        (["repair"], []),
+        (["verify", "--deep"], ["numpy"]),
+        (["repair", "--deep", "--yes"], ["numpy"]),
+    ],
+    ids=" ".join,
+)
+def test_a_command_starts_and_ends_without_tensorflow(real, arguments, heavy):
     script = """
 import sys
 from ckptkit.cli import main
@@ -264,14 +502,14 @@ heavy = {name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras
 print(f"exit code {code}, brought in {sorted(heavy)}")
 """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, "ls", directory],
+        [sys.executable, "-W", "error", "-c", script, *arguments, real],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "exit code 0, brought in []"
-    assert "ckpt-1 (latest)" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"exit code 0, brought in {heavy}"
+    assert arguments[0] == "repair" or "ckpt-1" in done.stdout
 
 
 def test_python_m_ckptkit_is_ckptkit(directory, capsys, monkeypatch):

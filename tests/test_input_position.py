@@ -554,6 +554,35 @@ def test_a_state_that_grows_over_the_limit_is_replayed_from_then_on_and_the_log_
     assert rest(make, place) == [[[0, 1]]]
 
 
+def test_bytes_are_made_of_a_state_in_the_caller_only_where_something_hangs_on_them(monkeypatch):
+    measured = []
+    make_bytes = tf.io.serialize_tensor
+
+    def noted(state):
+        measured.append(position.drawn)
+        return make_bytes(state)
+
+    monkeypatch.setattr(tf.io, "serialize_tensor", noted)
+    for make, at in ((shuffled, [1, 3, 7]), (lambda: shuffled().repeat(2), [*range(1, 9)])):
+        restart()
+        measured.clear()
+        position = InputPosition(make())
+        iterator = iter(position)
+        for _ in range(8):
+            next(iterator)
+            position.drew(1)
+            _, states = position.save()
+            assert len(states) == 1
+        assert measured == at
+
+
+def test_a_state_that_was_saved_as_bytes_is_read():
+    whole = Run(shuffled).go()
+    _, (place, (state,)) = saved(shuffled)
+    assert state.dtype == tf.variant
+    assert rest(shuffled, (place, (tf.io.serialize_tensor(state),))) == whole[3:8]
+
+
 @pytest.mark.parametrize("make", [concatenated, lambda: shuffled().map(noisy)], ids=["concatenate", "random"])
 def test_what_can_be_neither_saved_nor_repeated_begins_anew_and_says_why(make, caplog):
     tf.random.set_seed(None)

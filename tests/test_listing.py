@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ckptkit.checksums import crc32c
 from ckptkit.errors import CheckpointDamagedError
 from ckptkit.ledger import Ledger
+from ckptkit.listing import DirectoryReader
 from ckptkit.records import Manifest, TensorInfo
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
@@ -232,3 +234,88 @@ def test_of_a_foreign_checkpoint_the_index_goes_first_for_without_it_tensorflow_
     monkeypatch.setattr(os, "unlink", lambda path: gone.append(os.path.basename(path)) or unlink(path))
     store.delete(*store.scan().records)
     assert gone == ["ckpt-1.index", "ckpt-1.data-00000-of-00001"]
+
+
+# What no list has --------------------------------------------------------------------------------------------------
+
+
+def unlisted(folder):
+    reader = DirectoryReader(str(folder))
+    found = reader.unlisted(reader.scan())
+    return [(record.name, record.foreign) for record in found.records], dict(found.damaged)
+
+
+def test_a_whole_checkpoint_that_no_list_has_is_told_from_what_is_left_of_others(tmp_path):
+    put(tmp_path, 1)
+    for step in (2, 3, 4):
+        put(tmp_path, step, manifest=False)
+    put(tmp_path, 5)
+    os.unlink(tmp_path / "ckpt-3.index")
+    os.unlink(tmp_path / "ckpt-4.data-00000-of-00001")
+    for end in ("index", "data-00000-of-00001"):
+        os.unlink(tmp_path / f"ckpt-5.{end}")
+    put_state(tmp_path, [1])
+    left = {
+        "ckpt-3": "ckpt-3.index is missing",
+        "ckpt-4": "0 of its shards are there",
+        "ckpt-5": "ckpt-5.index is missing",
+    }
+    assert unlisted(tmp_path) == ([("ckpt-2", True)], left)
+
+
+def test_what_a_listing_has_or_a_writer_has_under_way_is_not_told_again(tmp_path):
+    put(tmp_path, 1)
+    put(tmp_path, 2, manifest=False)
+    put(tmp_path, 3)
+    os.unlink(tmp_path / "ckpt-3.index")
+    put_state(tmp_path, [1, 2])
+    put(tmp_path, 4)
+    os.makedirs(tmp_path / ".ckptkit" / "tmp-0")
+    os.rename(tmp_path / "ckpt-4.manifest.json", tmp_path / ".ckptkit" / "tmp-0" / "ckpt-4.manifest.json")
+    assert unlisted(tmp_path) == ([], {})
+
+
+def test_a_checkpoint_that_was_committed_after_the_listing_is_no_foreign_one(tmp_path):
+    put(tmp_path, 1)
+    reader = DirectoryReader(str(tmp_path))
+    before = reader.scan()
+    put(tmp_path, 2)
+    found = reader.unlisted(before)
+    assert (found.records, found.damaged) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("file", "empty"),
+    [
+        ("notes.txt", True),
+        ("my.checkpoint", True),
+        ("checkpoint", False),
+        ("a.index", False),
+        ("a.data-00000-of-00001", False),
+        ("a.manifest.json", False),
+        (".ckptkit/lock", False),
+    ],
+)
+def test_a_directory_is_empty_where_nothing_is_a_checkpoints(tmp_path, file, empty):
+    assert DirectoryReader(str(tmp_path / "none")).is_empty()
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert DirectoryReader(str(tmp_path)).is_empty() is empty
+
+
+def test_a_check_returns_the_manifest_that_it_was_made_against(tmp_path):
+    put(tmp_path, 1, manifest=False)
+    put(tmp_path, 2)
+    put_state(tmp_path, [1, 2])
+    content = read(tmp_path, "ckpt-2.manifest.json").replace(
+        b'"index_crc32c": 1', b'"index_crc32c": %d' % crc32c(b"index")
+    )
+    write(tmp_path, "ckpt-2.manifest.json", content)
+    reader = DirectoryReader(str(tmp_path))
+    foreign, ours = reader.scan().records
+    assert reader.verify(foreign) is None
+    assert reader.verify(ours) == Manifest.from_json(content)
+    write(tmp_path, "ckpt-2.data-00000-of-00001", b"DATA")
+    write(tmp_path, "ckpt-2.index", b"INDEX")
+    os.utime(tmp_path / "ckpt-2.manifest.json", (1e9, 1e9))
+    assert reader.verify(ours) is None

@@ -19,7 +19,7 @@ def test_every_block_runs_and_the_first_prints_what_stands_below_it(run_child, t
     script = tmp_path / "blocks.py"
     script.write_text("\nprint('=====')\n".join(BLOCKS), encoding="utf-8")
     printed = run_child(str(script), cwd=tmp_path).split("=====\n")
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
     assert printed[0] == OUTPUT
     assert sorted(path.name for path in (tmp_path / "export" / "best").iterdir()) == [
         "export.json",

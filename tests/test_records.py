@@ -18,6 +18,7 @@ from ckptkit.records import (
     CheckpointRecord,
     Manifest,
     ManifestError,
+    NewerManifestError,
     TensorInfo,
     best_record,
     is_better,
@@ -175,6 +176,13 @@ def test_whatever_bytes_a_manifest_holds_it_is_read_or_refused_with_manifest_err
 def test_a_file_that_is_no_manifest_is_refused_and_told_why(text, message):
     with pytest.raises(ManifestError, match=message):
         Manifest.from_json(text)
+
+
+@pytest.mark.parametrize(("found", "newer"), [("2", True), ("0", False), ('"2"', False), ("null", False)])
+def test_a_manifest_of_a_newer_format_is_told_from_one_of_none(found, newer):
+    with pytest.raises(ManifestError, match=r"^format .*, this ckptkit reads format 1$") as caught:
+        Manifest.from_json(f'{{"format": {found}}}')
+    assert isinstance(caught.value, NewerManifestError) is newer
 
 
 @pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", "epoch", "batch")])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptkit.slices import TensorSlice, overlap, parse_shape_and_slice, slice_key, within
+from ckptkit.slices import TensorSlice, are_tiles, overlap, parse_shape_and_slice, slice_key, within
 from ckptkit.table import decode_table
 
 SPECS = [
@@ -121,3 +123,27 @@ def test_an_overlap_is_what_both_pick_and_lies_within_each(a, b):
         inside = np.zeros((6, 6), bool)
         inside[a][within(common, a)] = True
         assert (inside == both).all()
+
+
+@given(st.lists(bounds, max_size=4))
+def test_parts_are_tiles_if_they_pick_every_element_once(parts):
+    times = np.zeros((6, 6), int)
+    for part in parts:
+        times[part] += 1
+    assert are_tiles(parts, (6, 6)) == (times == 1).all()
+
+
+@given(st.lists(st.integers(0, 6), unique=True), st.lists(st.integers(0, 6), unique=True), st.randoms())
+def test_what_a_tensor_is_cut_into_are_tiles_in_any_order_and_none_of_them_can_be_missing(rows, columns, random):
+    def pieces(cuts):
+        edges = sorted({0, 6, *cuts})
+        return [slice(*pair) for pair in itertools.pairwise(edges)]
+
+    parts = [(row, column) for row in pieces(rows) for column in pieces(columns)]
+    random.shuffle(parts)
+    assert are_tiles(parts, (6, 6))
+    assert not are_tiles(parts[1:], (6, 6))
+
+
+def test_a_scalar_is_tiled_by_itself_once():
+    assert [are_tiles([()] * times, ()) for times in range(3)] == [False, True, False]

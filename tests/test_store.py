@@ -11,6 +11,7 @@ import errno
 import itertools
 import logging
 import os
+import pathlib
 import shutil
 from contextlib import contextmanager
 
@@ -552,7 +553,7 @@ def test_a_replacement_that_failed_and_could_not_be_dropped_does_not_come_back_o
         with monkeypatch.context() as patch:
             patch.setattr(Store, "_drop_journals", lambda *_, **__: None)
             store.commit(*write(store, "ckpt-2", content=b"later", sequence=4))
-    assert len(store._folders("replace-")) == 1
+    assert len(store.folders("replace-")) == 1
     recover(store)
     assert readable(store) == {"ckpt-1": b"other", "ckpt-2": b"later"}
     assert litter(store) == []
@@ -675,6 +676,82 @@ def test_death_at_any_moment_of_deleting_leaves_the_checkpoint_whole_or_gone(tmp
         assert readable(store).keys() == committed
         assert litter(store) == []
     assert seen == {1, 2}
+
+
+# Setting aside -----------------------------------------------------------------------------------------------------
+
+
+def aside(store, folder):
+    """Name and content of what was moved to a folder."""
+    path = pathlib.Path(store.directory, ".ckptkit", folder)
+    return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
+
+
+def test_what_is_set_aside_is_no_checkpoint_any_more_and_is_there_still(store):
+    save(store, "ckpt-1", content=b"1")
+    save(store, "ckpt-11", content=b"11", sequence=2)
+    with writing(store):
+        assert store.files_of("ckpt-1") == ["ckpt-1.data-00000-of-00001", "ckpt-1.index", "ckpt-1.manifest.json"]
+        store.set_aside("ckpt-1")
+        assert store.files_of("ckpt-1") == []
+    assert readable(store) == {"ckpt-11": b"11"}
+    there = aside(store, "damaged-ckpt-1")
+    assert there.pop("ckpt-1.manifest.json").startswith(b"{")
+    assert there == {"ckpt-1.data-00000-of-00001": b"1", "ckpt-1.index": b"index of 1"}
+
+
+def test_death_at_any_moment_of_setting_aside_leaves_damage_and_no_foreign_checkpoint(tmp_path, monkeypatch):
+    def prepare(store):
+        prepare_same(store)
+        with writing(store):
+            store.write_state(StateFile("ckpt-2", ("ckpt-1", "ckpt-2"), (101.0, 102.0)))
+
+    def set_aside(store, _):
+        with writing(store):
+            store.set_aside("ckpt-2")
+
+    for store in die_everywhere(monkeypatch, tmp_path, prepare, set_aside):
+        listing = store.scan()
+        assert listing.records[0].name == "ckpt-1"
+        assert not any(record.foreign for record in listing.records)
+        with writing(store):
+            store.set_aside("ckpt-2")
+        assert len(aside(store, "damaged-ckpt-2")) == 5
+        assert names(store) == ["ckpt-1"]
+
+
+def test_a_second_checkpoint_of_a_name_is_set_aside_elsewhere(store):
+    for content in (b"1", b"2", b"3"):
+        save(store, "ckpt-1", content=content)
+        with writing(store):
+            store.set_aside("ckpt-1")
+    for content, folder in ((b"1", "damaged-ckpt-1"), (b"2", "damaged-ckpt-1.2"), (b"3", "damaged-ckpt-1.3")):
+        assert aside(store, folder)["ckpt-1.data-00000-of-00001"] == content
+
+
+def test_what_is_set_aside_is_flushed_to_the_disk(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "run"))
+    save(store)
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda at: flushed.append(os.path.basename(os.readlink(f"/proc/self/fd/{at}"))))
+    with writing(store):
+        store.set_aside("ckpt-1")
+    assert flushed == [".ckptkit", "damaged-ckpt-1", "run"]
+
+
+def test_a_replacement_is_set_aside_as_a_whole_and_what_it_was_to_replace_stays(store, monkeypatch):
+    prepare_same(store)
+    with writing(store):
+        fail_in_replacing(store, monkeypatch, b"newer", sequence=3)
+    with_it = readable(store)
+    lock = store.lock(recover=False)
+    (journal,) = store.folders("replace-")
+    files = sorted(os.listdir(journal))
+    store.set_journal_aside(journal)
+    lock.release()
+    assert with_it["ckpt-2"] == b"newer"
+    assert list(aside(store, f"damaged-{os.path.basename(journal)}")) == files
+    assert os.path.basename(store.aside_of_journal(journal)) == f"damaged-{os.path.basename(journal)}"
 
 
 # Damage ------------------------------------------------------------------------------------------------------------

@@ -251,22 +251,23 @@ def test_what_a_job_held_is_let_go_before_another_one_is_taken_in_its_place(writ
 
 def test_an_interpreter_that_ends_finishes_the_saves_under_way_first():
     script = """
-import threading
+import sys
 from ckptkit.writer import BackgroundWriter
 
-ending = threading.Event()
-threading._register_atexit(ending.set)
-
 def job():
-    ending.wait()
+    sys.stdin.readline()
     print("written", flush=True)
 
 writer = BackgroundWriter()
 writer.submit(job)
 writer.submit(job)
+print("the end of the script", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "written\nwritten\n"
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout.readline() == "the end of the script\n"
+        rest, _ = child.communicate("go on\ngo on\n", timeout=60)
+    assert (child.returncode, rest) == (0, "written\nwritten\n")
 
 
 def test_an_interpreter_that_ends_tells_of_errors_that_nobody_has_asked_for():
