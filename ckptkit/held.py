@@ -58,7 +58,7 @@ class Held:
         self._values = ()
 
     def size_bytes(self) -> int:
-        """Return about how many bytes the files will take, without what replicas may turn out to have in common."""
+        """Return about how many bytes the files will take, but for variants and what replicas may have in common."""
         self._values = values = list(self._values)
         return sum(_size_of(value.tensor) + _ROW_BYTES for value in values if common_key(value.key) is None)
 
