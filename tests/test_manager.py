@@ -676,3 +676,31 @@ def test_what_a_failed_save_held_is_let_go_though_its_error_is_kept(value, tmp_p
                 manager.save(2)
         # what is still there belongs to the graph, not to the save
         assert [each().key for each in taken if each() is not None and each().key.startswith("value/")] == []
+
+
+def test_the_cause_is_told_where_undoing_a_failed_save_fails_as_well_and_the_next_save_tidies_up(
+    value, tmp_path, disk, monkeypatch
+):
+    disk.append(full())
+    manager = manager_of(value, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_roll_back", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-1 to .* ENOSPC No space left"):
+            manager.save(1)
+    assert len(list((tmp_path / ".ckptkit").iterdir())) == 2
+    manager.save(2)
+    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+
+
+def test_what_cannot_be_tidied_up_is_told_and_stops_no_save(value, tmp_path, disk, monkeypatch, caplog):
+    disk.append(full())
+    manager = manager_of(value, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_roll_back", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(ckptkit.CheckpointSaveError, match="ENOSPC"):
+            manager.save(1)
+        manager.save(2)
+    assert "is left over from a save that failed, and stays for now: [Errno 5] Input/output error" in caplog.text
+    manager.save(3)
+    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+    assert steps(manager) == [2, 3]
