@@ -81,16 +81,20 @@ class Ledger:
 
     @property
     def best(self) -> CheckpointRecord | None:
-        """The best by the ``Best`` policy's metric."""
-        assert self.best_policy is not None
-        return best_record(self.records, self.best_policy.monitor, self.best_policy.mode)
+        """The best by the ``Best`` policy's metric of those that are not known to be damaged."""
+        return self._best_of(self._sound(self.records))
+
+    @property
+    def best_of_all(self) -> CheckpointRecord | None:
+        """The best, be it damaged."""
+        return self._best_of(self.records)
 
     @property
     def next_sequence(self) -> int:
         """The number of the next commit."""
         # What cannot be read now may be read again, and may be newer than all that can.
-        unknown = _ROOM if self.damaged else 1
-        return unknown + max((record.sequence for record in self.records), default=0)
+        unread = self.damaged.keys() - {record.name for record in self.records}
+        return (_ROOM if unread else 1) + max((record.sequence for record in self.records), default=0)
 
     def newest_first(self) -> list[CheckpointRecord]:
         """Return the order in which a run would want to go on from them."""
@@ -100,8 +104,11 @@ class Ledger:
     def adopt(self, listing: Listing, now: float) -> None:
         """Take over what a directory holds, and from its state file which of it is managed."""
         self.is_stale = False
+        known = {(r.name, r.sequence): self.damaged[r.name] for r in self.records if r.name in self.damaged}
         self._records = {record.prefix: record for record in listing.records}
-        self.damaged = dict(listing.damaged)
+        # What a restore has found inside the data no listing tells.
+        self.damaged = {r.name: known[r.name, r.sequence] for r in self.records if (r.name, r.sequence) in known}
+        self.damaged.update(listing.damaged)
         self.run_id = next((record.run_id for record in reversed(self.records) if record.run_id), self.run_id)
         if listing.state is not None and listing.state == self._state:
             # Seen before, or our own: what is managed was decided then, by the clock of then.
@@ -163,7 +170,10 @@ class Ledger:
         if self._newest is not None:
             policy = self._newest if policy is None else policy | self._newest
         records = [self._records[prefix] for prefix in self._active]
-        keep = (policy or All()).keep(KeepContext(records, now))
+        # A damaged one stays as if it were not; but it takes nobody's place, least of all that of the best.
+        keep = frozenset().union(
+            *((policy or All()).keep(KeepContext(each, now)) for each in (records, self._sound(records)))
+        )
         return [record for record in records[:-1] if record.prefix not in keep]
 
     def _is_preserved(self, record: CheckpointRecord, now: float) -> bool:
@@ -171,6 +181,13 @@ class Ledger:
         # By the time in the list: the clock may have gone back since the record was made.
         record = replace(record, created_at=self._active[record.prefix])
         return bool(self._every.keep(KeepContext([record], now, self._preserved_at)))
+
+    def _sound(self, records: Iterable[CheckpointRecord]) -> list[CheckpointRecord]:
+        return [record for record in records if record.name not in self.damaged]
+
+    def _best_of(self, records: Iterable[CheckpointRecord]) -> CheckpointRecord | None:
+        assert self.best_policy is not None
+        return best_record(records, self.best_policy.monitor, self.best_policy.mode)
 
     def _is_own(self, name: str) -> bool:
         number = split_number(name)

@@ -1,28 +1,88 @@
 """Shared fixtures: quiet TensorFlow, and children that run this repository's code."""
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from tests.fork_server import ForkServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep tests that share what is made once a module on one worker: each that has one of them makes it."""
+    for item in items:
+        parameters = getattr(item, "callspec", SimpleNamespace(params={})).params
+        for name, definitions in item._fixtureinfo.name2fixturedefs.items():
+            if definitions[-1].scope == "module":
+                item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {name} {parameters.get(name, '')}".strip()))
+
+
+def pytest_collection_finish():
+    """Take TensorFlow, Keras and all tests out of every later garbage collection: that is half a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Take what a module has left out of the collections of the next one's tests."""
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
+def printed(done):
+    """Return what a process has printed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
 def run_child():
     """Return a function that runs a Python command in the repository and returns what it printed."""
 
     def run(*arguments, cwd=ROOT):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        command = [sys.executable, *arguments]
+        return printed(subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """Return what starts Python processes in milliseconds, with TensorFlow loaded and not used."""
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def run_fork(fork_server):
+    """Return a function that does what ``run_child`` returns does, in a process that has TensorFlow loaded already."""
+
+    def run(*arguments, cwd=ROOT):
+        return printed(fork_server.run(*arguments, cwd=cwd))
+
+    return run
+
+
+@pytest.fixture
+def checked_by_forks(fork_server, monkeypatch):
+    """Let the processes that check artifacts be forks: to start TensorFlow is most of what a check takes."""
+    from ckptkit.export import verification
+
+    def run(command, *, env, **options):
+        return fork_server.run(*command[1:], env=env)
+
+    monkeypatch.setattr(verification, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture

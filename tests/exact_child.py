@@ -1,7 +1,7 @@
-"""Runs the scripts of exact_cases, kills them and starts them again: ``python -m tests.exact_child FOLDER CASE ...``.
+"""Runs a script of exact_cases, kills it and starts it again: ``python -m tests.exact_child FOLDER CASE``.
 
-TensorFlow is loaded once and never used in this process; every life of a script is a fork of it. Prints a line of JSON
-a case: what the script that was left alone ended with, and what each one that was killed did.
+TensorFlow is loaded once and never used in this process; every life of a script is a fork of it. Prints as JSON what
+the script that was left alone ended with, and what each one that was killed did.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def state_of(callback):
 
 
 def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
-    """Run a script from its start; return everything that must be equal."""
+    """Run a script from its start; return everything that must be equal, and ``has``, what ``kills_of`` takes."""
     warnings.simplefilter("ignore")
     os.makedirs(f"{directory}-files", exist_ok=True)
     os.chdir(f"{directory}-files")
@@ -114,6 +114,7 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
         "histories": histories,
         "callbacks": [state_of(callback) for callback in script.callbacks],
         "random": [] if script.reads_ahead else [random.random(), float(np.random.random())],
+        "has": (script.steps, script.epochs, True),
     }
 
 
@@ -163,6 +164,7 @@ def one_life_of_loop(script, directory, killer):
         "histories": [repr(losses.numpy().tolist()), float(script.more["total"])],
         "callbacks": digest([script.more["generator"].state]),
         "random": [random.random(), float(np.random.random()), float(tf.random.uniform([]))],
+        "has": (script.steps, script.epochs, script.validation is not None),
     }
 
 
@@ -178,18 +180,12 @@ def kills_of(name, steps, epochs, validates):
     return [("batch", chosen.randrange(2, (steps * epochs - 2) // 2)), *row, *at_the_end]
 
 
-def facts_of(script):
-    """Return steps an epoch, epochs, and whether each ends with a validation."""
-    return script.steps, script.epochs, not isinstance(script, Loop) or script.validation is not None
-
-
 def lives_of(name, at):
     """Run a script that is left alone, one without ckptkit, and some that are killed; return what they end with."""
-    facts, _ = forked(lambda: facts_of(CASES[name]()))
     result = {"case": name}
     result["whole"], _ = forked(lambda: one_life(name, f"{at}-whole"))
     result["plain"], _ = forked(lambda: one_life(name, at, with_ckptkit=False))
-    kills = kills_of(name, *facts)
+    kills = kills_of(name, *result["whole"]["has"])
     died = [forked(functools.partial(one_life, name, f"{at}-killed", kill))[1] == signal.SIGKILL for kill in kills]
     newest = max((record.step for record in DirectoryReader(f"{at}-killed").scan().records), default=None)
     ended, _ = forked(lambda: one_life(name, f"{at}-killed"))
@@ -289,11 +285,10 @@ def spoilt_life(name, at):
     return {"case": name, "whole": whole, "killed": {"kills": kill, "died": [died], "newest": newest, **ended}}
 
 
-def main(folder, *names):
-    """Print what each case's lives end with."""
-    for name in names:
-        run = spoilt_life if name in SPOILERS else lives_of
-        print(json.dumps(run(name, os.path.join(folder, name))), flush=True)
+def main(folder, name):
+    """Print what a case's lives end with."""
+    run = spoilt_life if name in SPOILERS else lives_of
+    print(json.dumps(run(name, os.path.join(folder, name))), flush=True)
 
 
 if __name__ == "__main__":

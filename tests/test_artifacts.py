@@ -77,6 +77,7 @@ def load(kind, path=None):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("checked_by_forks")
 @pytest.mark.parametrize("kind", PATHS)
 def test_an_artifact_was_loaded_by_another_process_before_it_appears_and_says_so(here, model, kind):
     save(model, kind)
@@ -169,6 +170,7 @@ def test_a_signature_that_answers_otherwise_is_refused_with_how_much(here, local
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("checked_by_forks")
 def test_a_mismatch_that_only_the_other_process_sees_is_an_error_as_well(here, model, monkeypatch):
     monkeypatch.setitem(formats.WRITERS, "keras", write_spoilt(lambda copy: copy.layers[0].bias.assign(np.ones(3))))
     with pytest.raises(ckptkit.ExportError, match=r"dense\w*/bias has other values"):
@@ -213,6 +215,7 @@ def test_outputs_may_be_off_by_rounding_alone(found, expected, said):
     assert wrong is None if said is None else re.match(said, wrong)
 
 
+@pytest.mark.usefixtures("checked_by_forks")
 def test_a_stateful_model_is_left_in_its_state(here):
     inputs = keras.layers.Input(batch_shape=(2, 3, 4))
     model = keras.Model(inputs, keras.layers.LSTM(3, stateful=True)(inputs))

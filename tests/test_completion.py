@@ -14,6 +14,7 @@ from ckptkit.export import facts, formats, hdf5, publishing, saved_model
 from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
 
 pytestmark = pytest.mark.slow
+by_forks = pytest.mark.usefixtures("checked_by_forks")
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def served(path, inputs):
     return artifact.serve(inputs).numpy()
 
 
+@by_forks
 def test_both_formats_are_written_when_fit_ends_and_give_the_models_outputs(paths):
     run, export = paths
     model = sequential()
@@ -39,6 +41,7 @@ def test_both_formats_are_written_when_fit_ends_and_give_the_models_outputs(path
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), outputs)
 
 
+@by_forks
 def test_the_facts_say_what_it_was_made_from(paths):
     run, export = paths
     fit(sequential(), callback := ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
@@ -56,6 +59,7 @@ def test_an_interrupted_fit_exports_nothing(paths):
     assert not os.path.exists(export)
 
 
+@by_forks
 def test_the_best_checkpoint_is_exported_and_the_live_model_stays_as_it_was(paths):
     class Losses(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -94,6 +98,7 @@ def test_artifacts_of_something_else_are_refused_before_training(paths):
     assert int(model.optimizer.iterations) == 0
 
 
+@by_forks
 def test_a_finished_script_started_again_leaves_its_artifacts(paths):
     run, export = paths
     fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
@@ -103,6 +108,7 @@ def test_a_finished_script_started_again_leaves_its_artifacts(paths):
     assert os.stat(f"{export}/model.h5").st_mtime_ns == before
 
 
+@by_forks
 def test_a_run_that_was_trained_on_replaces_its_own_artifacts(paths):
     run, export = paths
     fit(sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export))
@@ -113,6 +119,7 @@ def test_a_run_that_was_trained_on_replaces_its_own_artifacts(paths):
     assert sorted(os.listdir(os.path.dirname(export))) == ["export", "run"]
 
 
+@by_forks
 def test_overwrite_replaces_artifacts_of_something_else(paths):
     run, export = paths
     os.makedirs(f"{export}/other")
@@ -138,12 +145,14 @@ def test_the_old_artifacts_are_back_where_the_new_ones_cannot_take_their_place(p
     assert os.listdir(export) == ["other"]
 
 
+@by_forks
 def test_export_works_without_checkpoints(paths):
     _, export = paths
     fit(sequential(), ckptkit.ExportOnCompletion(export, formats=["h5"]))
     assert sorted(os.listdir(export)) == ["export.json", "model.h5"]
 
 
+@by_forks
 def test_a_subclassed_model_is_refused_as_hdf5_before_training_and_exported_as_saved_model(paths):
     run, export = paths
     with pytest.raises(ValueError, match=r'cannot export to "h5": HDF5 holds Sequential and functional models; Blocks'):
@@ -270,6 +279,7 @@ class Closed(keras.Model):
         return self.dense(inputs)
 
 
+@by_forks
 def test_a_class_that_cannot_be_made_again_is_refused_before_training_and_served_all_the_same(paths, caplog):
     _, export = paths
     model = Closed()

@@ -1,13 +1,12 @@
 """Every format of artifact holds every kind of model: read in fresh processes, with ckptkit, with Keras or TensorFlow.
 
-Models are made, trained and saved in this process, without verification; then each reader loads everything at once
-while the live models are trained on here. Each test compares one cell of what came of it.
+Models are made, trained and saved in this process, without verification; then the live ones are trained on here, and
+each reader loads everything at once. Each test compares one cell of what came of it.
 """
 
 import itertools
 import json
 import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -18,7 +17,6 @@ import pytest
 
 import ckptkit
 from ckptkit.export import hdf5
-from tests.conftest import ROOT
 from tests.format_models import (
     BATCHES,
     CASES,
@@ -118,43 +116,26 @@ def write_in_every_order(folder):
     return live, after
 
 
-def started(*arguments):
-    """Start a process that runs this repository's code or an installed command; it writes to a pipe."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-    )
-
-
-def printed(process):
-    """Return what a process has printed, when it is done."""
-    out, err = process.communicate()
-    assert process.returncode == 0, out[-3000:] + err[-3000:]
-    return out
-
-
 def command(folder, name, *inputs):
-    """Start TensorFlow's own command on a SavedModel."""
+    """Return what Python is to run: TensorFlow's own command on a SavedModel."""
     place = ["--dir", str(folder / name / WHOLE["saved_model"]), "--outdir", str(folder / name / "out")]
     tool = os.path.join(os.path.dirname(sys.executable), "saved_model_cli")
-    return started(tool, "run", *place, "--tag_set", "serve", "--signature_def", "serving_default", *inputs)
+    return [tool, "run", *place, "--tag_set", "serve", "--signature_def", "serving_default", *inputs]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, run_child, run_fork):
     folder = tmp_path_factory.mktemp("formats")
     models, live = {}, {}
     for name, case in CASES.items():
         models[name], live[name] = write(name, case, folder)
     order_live, order_after = write_in_every_order(folder)
-    readers = {
-        reader: started(sys.executable, "-m", "tests.formats_child", reader, str(folder))
-        for reader in ("ckptkit", "keras", "serving")
-    }
+    processes = {"ckptkit": run_fork, "keras": run_fork, "serving": run_child}  # a fork has Keras loaded
     for name, case in CASES.items():
         if case.is_trained:
             live[name]["trained"] = after_training(models[name], case)
-    read = {reader: json.loads(printed(process).splitlines()[-1]) for reader, process in readers.items()}
+    said = {reader: run("-m", "tests.formats_child", reader, str(folder)) for reader, run in processes.items()}
+    read = {reader: json.loads(lines.splitlines()[-1]) for reader, lines in said.items()}
     return SimpleNamespace(folder=folder, live=live, order_live=order_live, order_after=order_after, **read)
 
 
@@ -362,17 +343,17 @@ def test_the_process_that_serves_has_neither_ckptkit_nor_keras(world):
 
 
 @pytest.mark.parametrize("name", ["several inputs and outputs"])
-def test_the_saved_model_command_runs_the_signature(world, name):
+def test_the_saved_model_command_runs_the_signature(world, run_child, name):
     questions = world.folder / name / "questions-5.npz"
-    printed(command(world.folder, name, "--inputs", f"left={questions}[left];right={questions}[right]"))
+    run_child(*command(world.folder, name, "--inputs", f"left={questions}[left];right={questions}[right]"))
     for output, known in zip(["kind", "size"], world.live[name]["answers"][5]):
         np.testing.assert_allclose(np.load(world.folder / name / "out" / f"{output}.npy"), known, rtol=1e-4, atol=1e-6)
 
 
-def test_the_saved_model_command_takes_expressions(world):
+def test_the_saved_model_command_takes_expressions(world, run_fork):
     known = answers_of(ckptkit.load_model(world.folder / "sequential" / "model.keras"), CASES["sequential"], 2)
     expression = f"numbers={numbers(2, 4).tolist()}"
-    printed(command(world.folder, "sequential", "--input_exprs", expression))
+    run_fork(*command(world.folder, "sequential", "--input_exprs", expression))
     given = np.load(world.folder / "sequential" / "out" / "output_0.npy")
     np.testing.assert_allclose(given, known[0], rtol=1e-4, atol=1e-6)
 

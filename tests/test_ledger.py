@@ -308,6 +308,29 @@ def test_damage_is_remembered_until_the_checkpoint_is_saved_again():
     assert damaged == {"ckpt-2": "cut short"}
 
 
+def test_damage_that_a_restore_has_found_is_remembered_for_as_long_as_it_is_the_same_checkpoint():
+    book, found = ledger(), {"ckpt-2": "tensor 'kernel' has another checksum"}
+    book.adopt(Listing((record(1), record(2))), 0.0)
+    book.damaged.update(found)
+    book.adopt(Listing((record(1), record(2), record(3))), 0.0)
+    assert book.damaged == found
+    book.adopt(Listing((record(1), record(2, sequence=4))), 0.0)
+    assert book.damaged == {}
+
+
+def test_a_damaged_checkpoint_is_not_the_best_and_takes_nobodys_place():
+    book = ledger(1, policy=Best("loss", "min"))
+    losses = {1: 0.5, 2: 0.3, 3: 0.1}
+    book.adopt(Listing(tuple(record(step, metrics={"loss": loss}) for step, loss in losses.items())), 3.0)
+    book.damaged["ckpt-3"] = "a bit has flipped"
+    assert (book.best.step, book.best_of_all.step) == (2, 3)
+    assert add_and_tidy(book, [record(4, metrics={"loss": 0.4}), record(5)]) == [1, 4]
+    assert steps(book.records) == [2, 3, 5]
+    book.add(record(3, sequence=6, metrics={"loss": 0.1}))
+    assert book.best.step == 3
+    assert steps(book.take_out_superfluous(6.0)) == [2, 5]
+
+
 def test_a_run_goes_on_under_the_identity_of_the_newest_that_has_one():
     book = ledger()
     own = book.run_id

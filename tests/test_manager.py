@@ -288,6 +288,27 @@ def test_a_checkpoint_whose_table_of_tensors_is_spoilt_is_found_out_at_the_resto
         manager_of(value, tmp_path).restore(2)
 
 
+def test_a_best_that_is_found_to_be_damaged_gives_its_place_to_the_next_but_is_not_replaced_when_asked_for(
+    value, tmp_path
+):
+    def opened(max_to_keep):
+        return manager_of(value, tmp_path, max_to_keep, preservation_policy=Best("loss", "min"))
+
+    manager = opened(2)
+    for step, loss in ((1, 0.5), (2, 0.1)):
+        manager.save(step, metrics={"loss": loss})
+    data = tmp_path / "ckpt-2.data-00000-of-00001"
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    manager = opened(1)
+    assert manager.restore().step == 1
+    manager.save(3, metrics={"loss": 0.6})
+    assert manager.best_record.step == 1
+    with pytest.raises(ckptkit.CheckpointDamagedError, match=r"ckpt-2.* is damaged"):
+        manager.restore("best")
+    manager.save(2, metrics={"loss": 0.1})
+    assert manager.restore("best").step == 2
+
+
 def test_what_a_save_cost_is_told_in_all_and_in_one_line(value, tmp_path, caplog):
     caplog.set_level("INFO", logger="ckptkit")
     with manager_of(value, tmp_path, 3, async_save=True) as manager:

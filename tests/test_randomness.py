@@ -317,9 +317,9 @@ def test_tensorflow_draws_the_seeds_of_eager_operations_from_a_generator_of_pyth
     assert generator.getstate() == after, "one operation draws one seed"
 
 
-def test_tensorflow_has_no_seeds_for_operations_before_one_is_set(run_child):
+def test_tensorflow_has_no_seeds_for_operations_before_one_is_set(run_fork):
     code = "import tensorflow as tf; from ckptkit import randomness; print(sorted(randomness.capture()['tensorflow']))"
-    assert run_child("-c", code).strip() == "[]"
+    assert run_fork("-c", code).strip() == "[]"
 
 
 def test_an_operation_that_ran_with_the_same_seeds_does_not_go_on_where_it_was(seeded):

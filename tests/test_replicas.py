@@ -1,26 +1,19 @@
 """Each replica of a distributed variable comes back with its own value: on two logical devices, in a child process."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
 
 from ckptkit.replicas import common_key, name_of, names_in, replicas_of
-from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.replicas_child", str(tmp_path_factory.mktemp("replicas"))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def scenes(tmp_path_factory, run_fork):
+    said = run_fork("-m", "tests.replicas_child", str(tmp_path_factory.mktemp("replicas")))
+    return json.loads(said.splitlines()[-1])
 
 
 def test_contract_replicas_of_keras_variables_hold_values_of_their_own(scenes):
