@@ -45,6 +45,7 @@ from ckptkit.policies import SavePolicy
 from ckptkit.preservation import All, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord, is_better
 from ckptkit.run_state import FitState, RunState
+from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
 
 __all__ = ["TrainingCheckpoint"]
 
@@ -79,7 +80,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         resume: False starts afresh, and refuses a directory that holds checkpoints.
         async_save: Whether training goes on while files are written.
         durable: Whether files are flushed to the disk before a checkpoint counts as saved.
-        on_save_error: ``"raise"`` at the next step, or ``"warn"``.
+        on_save_error: ``"raise"`` at the next step, or ``"warn"`` to log a failed save and train on.
+        max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
         input_state: How the place in the training data is kept: ``"iterator"`` saves the state of its iterator, and a
             resume takes the same time wherever it was; ``"replay"`` draws and drops the batches before it;
             ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
@@ -109,6 +111,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         async_save: bool = True,
         durable: bool = True,
         on_save_error: str = "raise",
+        max_save_errors: int | None = MAX_SAVE_ERRORS,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
@@ -121,6 +124,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             all_or_newest = All() if max_to_keep is None else Latest(max_to_keep)
             preservation_policy = (preservation_policy or all_or_newest) | self._best
         validate(input_state, max_input_state_bytes, callbacks)
+        Tolerance(on_save_error, max_save_errors)  # refuses what cannot be meant
         self._resume = resume
         self._input_options: dict[str, Any] = {"input_state": input_state, "limit": max_input_state_bytes}
         self._listed = callbacks
@@ -131,6 +135,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "async_save": async_save,
             "durable": durable,
             "on_save_error": on_save_error,
+            "max_save_errors": max_save_errors,
         }
         self._manager: CheckpointManager | None = None
         self._inputs: FitInputs | None = None
@@ -409,8 +414,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _save(self, metrics: dict[str, float]) -> None:
         epoch = self._now.epoch
-        self.manager.save(self._step, False, metrics=metrics, epoch=epoch, batch=0, state=self._state(0))
-        self._saved_step = self._step
+        saved = self.manager.save(self._step, False, metrics=metrics, epoch=epoch, batch=0, state=self._state(0))
+        self._saved_step = self._step if saved is not None else self._saved_step
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         if self._best is None:

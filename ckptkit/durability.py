@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 
 __all__ = ["link_or_copy", "make_directory", "sync_directory", "sync_file", "sync_tree", "write_file"]
 
@@ -18,7 +19,12 @@ def make_directory(path: str, *, durable: bool = True) -> None:
     above = os.path.dirname(os.path.abspath(path))
     make_directory(above, durable=durable)
     os.makedirs(path, exist_ok=True)
-    sync_directory(above, durable=durable)
+    try:
+        sync_directory(above, durable=durable)
+    except BaseException:
+        with suppress(OSError):  # it is no longer empty: somebody else's
+            os.rmdir(path)  # else the next one to want it would take it for flushed
+        raise
 
 
 def sync_file(path: str, *, durable: bool = True) -> None:

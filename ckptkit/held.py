@@ -27,6 +27,8 @@ from ckptkit.varint import decode_varint
 
 __all__ = ["Held", "HeldValue", "Written"]
 
+_ROW_BYTES = 200  # of a value, in the index and in the manifest
+
 
 @dataclass(frozen=True)
 class HeldValue:
@@ -51,6 +53,15 @@ class Held:
     def __init__(self, values: Iterable[HeldValue]) -> None:
         self._values = values
 
+    def release(self) -> None:
+        """Let go of all values."""
+        self._values = ()
+
+    def size_bytes(self) -> int:
+        """Return about how many bytes the files will take, but for variants and what replicas may have in common."""
+        self._values = values = list(self._values)
+        return sum(_size_of(value.tensor) + _ROW_BYTES for value in values if common_key(value.key) is None)
+
     def write(self, prefix: str, buffers: StagingBuffers | None = None) -> Written:
         """Write a standard TensorFlow checkpoint at ``prefix``.
 
@@ -64,9 +75,12 @@ class Held:
         values = _without_common(list(self._values))
         self._values = ()
         values.reverse()
-        with BundleWriter(prefix, buffers) as writer:
-            while values:  # by pop alone: whatever else refers to a value holds it
-                _add(writer, values.pop())
+        try:
+            with BundleWriter(prefix, buffers) as writer:
+                while values:  # by pop alone: whatever else refers to a value holds it
+                    _add(writer, values.pop())
+        finally:
+            values.clear()  # an error has this frame, and may be kept
         return Written(writer.entries, writer.staged_secs)
 
 
@@ -74,6 +88,12 @@ def _without_common(values: list[HeldValue]) -> list[HeldValue]:
     """Return the values without each replica's that has the bytes of the common one."""
     common = {value.key: value.tensor for value in values}
     return [value for value in values if not _is_common(value, common)]
+
+
+def _size_of(tensor: tf.Tensor) -> int:
+    if tensor.dtype == tf.string:
+        return int(tf.reduce_sum(tf.strings.length(tensor)))
+    return 0 if tensor.dtype == tf.variant else tensor.shape.num_elements() * tensor.dtype.size
 
 
 def _add(writer: BundleWriter, value: HeldValue) -> None:

@@ -24,6 +24,8 @@ from ckptkit.state_file import StateFile
 
 __all__ = ["Ledger"]
 
+_ROOM = 1 << 20  # commits
+
 
 class Ledger:
     """The checkpoints of one directory under one name, and the policy that keeps them.
@@ -46,6 +48,7 @@ class Ledger:
     ) -> None:
         self.best_policy = _find_best(policy)
         self.damaged: dict[str, str] = {}
+        self.is_stale = False  # an operation failed half way: only the directory knows what there is
         self.run_id = uuid.uuid4().hex
         self.resumed_from: str | None = None
         self.being_read: list[str] = []  # prefixes, each as often as it is
@@ -90,7 +93,9 @@ class Ledger:
     @property
     def next_sequence(self) -> int:
         """The number of the next commit."""
-        return 1 + max((record.sequence for record in self.records), default=0)
+        # What cannot be read now may be read again, and may be newer than all that can.
+        unread = self.damaged.keys() - {record.name for record in self.records}
+        return (_ROOM if unread else 1) + max((record.sequence for record in self.records), default=0)
 
     def newest_first(self) -> list[CheckpointRecord]:
         """Return the order in which a run would want to go on from them."""
@@ -99,6 +104,7 @@ class Ledger:
 
     def adopt(self, listing: Listing, now: float) -> None:
         """Take over what a directory holds, and from its state file which of it is managed."""
+        self.is_stale = False
         known = {(r.name, r.sequence): self.damaged[r.name] for r in self.records if r.name in self.damaged}
         self._records = {record.prefix: record for record in listing.records}
         # What a restore has found inside the data no listing tells.
@@ -107,7 +113,9 @@ class Ledger:
         self.run_id = next((record.run_id for record in reversed(self.records) if record.run_id), self.run_id)
         if listing.state is not None and listing.state == self._state:
             # Seen before, or our own: what is managed was decided then, by the clock of then.
-            self._active = {prefix: at for prefix, at in self._active.items() if prefix in self._records}
+            there = {record.name: record.prefix for record in self.records}  # another one while it is being replaced
+            names = {os.path.basename(prefix): at for prefix, at in self._active.items()}
+            self._active = {there[name]: at for name, at in names.items() if name in there}
             return
         self._state = listing.state
         if listing.state is None:

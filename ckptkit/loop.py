@@ -176,8 +176,10 @@ class TrainingLoop:
         return pack({**state, "random": randomness.capture()}, _STATE)
 
     def _save(self, state: dict[str, Any]) -> None:
-        self.manager.save(self.step, False, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state)
-        self._saved_step = self.step
+        saved = self.manager.save(
+            self.step, False, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state
+        )
+        self._saved_step = self.step if saved is not None else self._saved_step
 
     def _restore(self) -> None:
         states = []

@@ -11,8 +11,10 @@ Change the import line and the rest stays: the same arguments, methods, properti
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -32,19 +34,22 @@ from ckptkit.errors import (
     CheckpointSaveError,
     ReadOnlyError,
 )
+from ckptkit.failures import failure
 from ckptkit.finding import best_of, find, nothing_to_restore
 from ckptkit.ledger import Ledger
 from ckptkit.listing import DirectoryReader
 from ckptkit.lock import DirectoryLock
+from ckptkit.manager_options import read_save_options, validate
 from ckptkit.policies import SaveContext, SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reading import CheckpointFile
 from ckptkit.records import CheckpointRecord
-from ckptkit.saving import SaveJob, Took
+from ckptkit.saving import SaveJob
 from ckptkit.snapshot import CheckpointGraph, read_extras
 from ckptkit.staging import StagingBuffers
-from ckptkit.stats import SaveRecorder, SaveStats
+from ckptkit.stats import SaveRecorder, SaveStats, Took
 from ckptkit.store import Store
+from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
 from ckptkit.writer import BackgroundWriter
 
 __all__ = ["CheckpointManager"]
@@ -81,7 +86,9 @@ class CheckpointManager:
             was resumed from stay in any case.
         async_save: Whether :meth:`save` returns at once and the files are written by a background thread.
         durable: Whether files and folders are flushed to the disk before a checkpoint counts as saved.
-        on_save_error: ``"raise"``, or ``"warn"`` to log a failed background save and go on.
+        on_save_error: ``"raise"`` at the next call, or ``"warn"`` to log a failed save, count it in :meth:`stats`, and
+            go on without it.
+        max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
         read_only: Look on without ever writing; needs no lock and always shows what is on the disk now.
 
     Raises:
@@ -108,9 +115,16 @@ class CheckpointManager:
         async_save: bool = False,
         durable: bool = True,
         on_save_error: str = "raise",
+        max_save_errors: int | None = MAX_SAVE_ERRORS,
         read_only: bool = False,
     ) -> None:
-        _validate(checkpoint, max_to_keep, checkpoint_name, on_save_error, save_policy, preservation_policy)
+        validate(
+            checkpoint,
+            max_to_keep,
+            checkpoint_name,
+            save_policy=save_policy,
+            preservation_policy=preservation_policy,
+        )
         if checkpoint_interval is not None and step_counter is None:
             raise ValueError("`step_counter` should be passed if `checkpoint_interval` is not None.")
         self._checkpoint = checkpoint
@@ -122,12 +136,13 @@ class CheckpointManager:
         self._last_checkpoint_step = last_checkpoint_step
         self._save_policy = save_policy
         self._async_save = async_save
-        self._on_save_error = on_save_error
+        self._tolerance = Tolerance(on_save_error, max_save_errors)
         self._read_only = read_only
         self._graph = graph = CheckpointGraph(checkpoint)
         graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done))
         self._store = Store(self._directory, durable=durable)
         self._writer = BackgroundWriter()
+        weakref.finalize(self, self._writer.abandon)  # at the end of the interpreter, if not before
         self._buffers = StagingBuffers()
         self._recorder = SaveRecorder()
         max_to_keep = None if max_to_keep is None else int(max_to_keep)
@@ -218,22 +233,30 @@ class CheckpointManager:
             state: Further values to store, bytes, arrays or tensors by name; :meth:`state` reads them back.
 
         Returns:
-            The checkpoint's prefix; None if the interval says that it is too early. With ``async_save`` the files are
-            there after :meth:`wait_until_finished`; variables may be changed at once.
+            The checkpoint's prefix; None if the interval says that it is too early, or if it failed and
+            ``on_save_error`` puts up with that. With ``async_save`` the files are there after
+            :meth:`wait_until_finished`; variables may be changed at once.
 
         Raises:
-            CheckpointSaveError: It could not be written, or an earlier background save could not. Older ones stand.
+            CheckpointSaveError: It could not be written, or an earlier background save could not, or the disk has no
+                room for it, which is looked at before anything is written. Older ones stand, and all variables but
+                ``save_counter`` are as they were; to save again at the same step is no duplicate.
             DirectoryLockedError: Another process writes to this directory.
             CheckpointMismatchError: Values of the restored checkpoint still wait for objects that never came.
         """
         self._require_writable()
         self._raise_background_error()
         self._require_nothing_pending()
-        callbacks, in_background = _read_options(options, self._async_save)
+        callbacks, in_background = read_save_options(options, self._async_save)
         step = self._current_step()
         if step is not None and self._is_too_early(step, check_interval):
             return None
-        self._become_writer()
+        try:
+            self._become_writer()
+        except CheckpointSaveError as error:
+            self._recorder.failed()
+            self._tolerance.failed(error)
+            return None
         counter = self._checkpoint.save_counter
         counter.assign_add(1, read_value=False)
         number = int(tf.convert_to_tensor(counter if checkpoint_number is None else checkpoint_number))
@@ -257,9 +280,12 @@ class CheckpointManager:
         before, self._last_checkpoint_step = self._last_checkpoint_step, step
 
         def ended(took: Took | None) -> None:
-            if took is None and self._last_checkpoint_step == step:
-                self._last_checkpoint_step = before  # a retry at the same step saves
-            self._enter(number, took)
+            if took is None:
+                if self._last_checkpoint_step == step:
+                    self._last_checkpoint_step = before  # a retry at the same step saves
+                self._recorder.save_failed(number, time.perf_counter())
+            else:
+                self._recorder.save_finished(number, time.perf_counter(), took)
             if in_background:
                 self._log_costs()
 
@@ -274,15 +300,20 @@ class CheckpointManager:
             callbacks,
             ended,
         )
+        run = functools.partial(self._tolerance.run, job)
+        is_fine = True
         try:
             if in_background:
-                self._writer.submit(job)
+                self._writer.submit(run)
             else:
-                job()
+                is_fine = run()
+        except BaseException:
+            job.give_up()  # interrupted, perhaps, before it began
+            raise
         finally:
             self._recorder.save_blocked(time.perf_counter(), time.perf_counter() - now)
             self._log_costs()
-        return os.path.join(self._directory, name)
+        return os.path.join(self._directory, name) if is_fine else None
 
     def maybe_save(
         self,
@@ -303,12 +334,21 @@ class CheckpointManager:
             state: Called for further values to store, only if a save is due.
 
         Returns:
-            The checkpoint's prefix; None if none is due, or if two saves are still under way, which is logged.
+            The checkpoint's prefix; None if none is due, if two saves are still under way, which is logged, or if it
+            failed and ``on_save_error`` puts up with that.
+
+        Raises:
+            CheckpointSaveError: As :meth:`save` does. Asked again at the same step, it saves.
         """
+        before = self._asked
         if not self.is_due(step, epoch=epoch, metrics=metrics):
             return None
         extra = state() if state is not None else None
-        return self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
+        try:
+            return self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
+        except CheckpointSaveError:
+            self._asked = before
+            raise
 
     def is_due(self, step: int, *, epoch: int | None = None, metrics: Mapping[str, float] | None = None) -> bool:
         """Ask ``save_policy`` whether to save now; each question counts as the last one before the next.
@@ -360,15 +400,17 @@ class CheckpointManager:
         self.wait_until_finished()
 
     def close(self) -> None:
-        """Finish what is under way and let another process write here. A later save takes the lock again."""
-        try:
-            self.wait_until_finished()
-        finally:
-            self._writer.close()
-            self._buffers.close()
-            self._lock = None
-            if self._free_lock is not None:
-                self._free_lock()
+        """Finish what is under way and let another process write here. A later save takes the lock again.
+
+        In a ``finally`` or ``except`` of a function that another exception passes through, a failed save is logged.
+
+        Raises:
+            CheckpointSaveError: A save failed; raised once.
+        """
+        passing = sys.exc_info()[1]
+        # One that is being handled further up is the business of whoever handles it there.
+        at = None if passing is None else passing.__traceback__
+        self._close(passing if at is not None and at.tb_frame is sys._getframe(1) else None)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -376,12 +418,7 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self.close()
-        except CheckpointError as failed:
-            if error is None:
-                raise
-            _log.error("%s", failed)  # the error of the training code is the one to see
+        self._close(error)
 
     def stats(self) -> SaveStats:
         """Return what the saves of this manager have cost so far: seconds blocked, lost, staged, written and synced.
@@ -572,26 +609,24 @@ class CheckpointManager:
             )
 
     def _raise_background_error(self) -> None:
-        try:
-            self._writer.raise_error()
-        except CheckpointSaveError as error:
-            if self._on_save_error == "raise":
-                raise
-            _log.warning("%s", error)
+        errors = self._writer.take_errors()
+        if errors:
+            for error in errors[1:]:
+                _log.error("%s", error)
+            raise errors[0]
 
-    def _enter(self, number: int, took: Took | None) -> None:
-        now = time.perf_counter()
-        if took is None:
-            self._recorder.save_failed(number, now)
-        else:
-            self._recorder.save_finished(
-                number,
-                now,
-                took.size_bytes,
-                staged=took.staged_secs,
-                written=took.written_secs,
-                synced=took.synced_secs,
-            )
+    def _close(self, passing: BaseException | None) -> None:
+        try:
+            self.wait_until_finished()
+        except Exception as error:
+            if passing is None:
+                raise
+            _log.error("%s", error)  # the error of the training code is the one to see
+        finally:
+            if not self._writer.is_running:  # else the waiting was interrupted: what is under way needs the lock
+                self._writer.close()
+                self._buffers.close()
+                self._free_directory()
 
     def _log_costs(self) -> None:
         if not self._recorder.counts_steps:
@@ -600,49 +635,24 @@ class CheckpointManager:
             _log.info("%s", cost.line(os.path.join(self._directory, f"{self._name}-{cost.step}")))
 
     def _become_writer(self) -> None:
-        if self._lock is None:
+        if self._lock is not None:
+            return
+        try:
             self._lock = self._store.lock()
             self._free_lock = weakref.finalize(self, self._lock.release)
             self._refresh()  # another process may have written since we looked
+        except BaseException as error:
+            self._free_directory()
+            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+                told = failure(f"cannot write checkpoints to {self._directory}", error, self._ledger.latest)
+                raise CheckpointSaveError(told) from error
+            raise
+
+    def _free_directory(self) -> None:
+        self._lock = None
+        if self._free_lock is not None:
+            self._free_lock()
 
 
 def _identity(record: CheckpointRecord) -> tuple[str, int, float, int]:
     return record.name, record.sequence, record.created_at, record.size_bytes
-
-
-def _read_options(
-    options: tf.train.CheckpointOptions | None, async_save: bool
-) -> tuple[list[Callable[..., object]], bool]:
-    if options is None:
-        return [], async_save
-    if options.experimental_sharding_callback is not None:
-        raise ValueError("options.experimental_sharding_callback is not supported: ckptkit lays out shards by itself.")
-    device = tf.DeviceSpec.from_string(options.experimental_io_device or "/job:localhost")
-    if (device.job or "localhost", device.device_type or "CPU") != ("localhost", "CPU"):
-        raise ValueError(
-            f"options.experimental_io_device={options.experimental_io_device!r} is not supported: ckptkit writes "
-            "from the process that saves. Leave it out, or say '/job:localhost'."
-        )
-    return list(options.experimental_write_callbacks or ()), async_save or options.enable_async
-
-
-def _validate(
-    checkpoint: Any, max_to_keep: Any, name: Any, on_save_error: Any, save_policy: Any, preservation_policy: Any
-) -> None:
-    if not tf.executing_eagerly():
-        raise ValueError("ckptkit works in eager mode only; graph mode of TensorFlow 1 is not supported.")
-    if not isinstance(checkpoint, tf.train.Checkpoint):
-        raise TypeError(
-            f"checkpoint must be a tf.train.Checkpoint, got {type(checkpoint).__name__}. "
-            "Wrap the objects: tf.train.Checkpoint(model=model, optimizer=optimizer)."
-        )
-    if max_to_keep is not None and max_to_keep <= 0:
-        raise ValueError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
-    if not name or name != os.path.basename(name):
-        raise ValueError(f"checkpoint_name must be a plain file name, got {name!r}.")
-    if on_save_error not in ("raise", "warn"):
-        raise ValueError(f"on_save_error must be 'raise' or 'warn', got {on_save_error!r}.")
-    if save_policy is not None and not isinstance(save_policy, SavePolicy):
-        raise TypeError(f"save_policy must come from ckptkit.policies, got {save_policy!r}.")
-    if preservation_policy is not None and not isinstance(preservation_policy, PreservationPolicy):
-        raise TypeError(f"preservation_policy must come from ckptkit.preservation, got {preservation_policy!r}.")

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -19,25 +18,18 @@ import tensorflow as tf
 from ckptkit.checksums import crc32c
 from ckptkit.dtypes import OF_ANY_LENGTH
 from ckptkit.errors import CheckpointSaveError
+from ckptkit.failures import cause_of, failure, remedy_for
+from ckptkit.free_space import require_room
 from ckptkit.held import Held
 from ckptkit.ledger import Ledger
 from ckptkit.records import CheckpointRecord, Manifest, TensorInfo, is_better
 from ckptkit.staging import StagingBuffers
+from ckptkit.stats import Took
 from ckptkit.store import Store
 
-__all__ = ["SaveJob", "Took"]
+__all__ = ["SaveJob"]
 
 _log = logging.getLogger("ckptkit")
-
-
-@dataclass(frozen=True)
-class Took:
-    """What a committed save took: bytes on disk, and seconds to copy, to write (copying included) and to commit."""
-
-    size_bytes: int
-    staged_secs: float
-    written_secs: float
-    synced_secs: float
 
 
 class SaveJob:
@@ -52,7 +44,7 @@ class SaveJob:
         facts: Step, epoch, batch, metrics and seconds so far, for the manifest.
         buffers: Warm memory to go through.
         callbacks: Called after the commit, with the prefix if they take an argument.
-        ended: Called when it is committed, with what it took, or with None if it could not be written.
+        ended: Called once, when it is committed with what it took, or with None if it could not be written.
     """
 
     def __init__(
@@ -76,6 +68,8 @@ class SaveJob:
         self._buffers = buffers
         self._callbacks = callbacks
         self._ended = ended
+        self._has_ended = False
+        self._manifest: Manifest | None = None
 
     def __call__(self) -> None:
         """Do it.
@@ -85,24 +79,49 @@ class SaveJob:
                 the state file or a deletion failed.
         """
         try:
+            self._save()
+        finally:
+            self.give_up()
+            # Let go of the values and of who is told: our error, which may be kept, has this object in its frames.
+            self._held.release()
+            self._ended = lambda took: None
+
+    def give_up(self) -> None:
+        """Say that it failed, unless it has ended."""
+        self._end(None)
+
+    def _end(self, took: Took | None) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._ended(took)
+
+    def _save(self) -> None:
+        try:
             record, took = self._write()
-        except Exception as error:
-            self._ended(None)
-            raise CheckpointSaveError(self._told(error)) from error
+        except BaseException as error:
+            told = self._told(error)
+            if isinstance(error, Exception):
+                raise CheckpointSaveError(told) from error
+            raise
         with self._lock:
             self._ledger.add(record)
-        self._ended(took)
+        self._end(took)
         try:
             self._clean_up()
         except OSError as error:
+            self._ledger.is_stale = True
             raise CheckpointSaveError(
-                f"{record.prefix} is saved, but the directory could not be brought up to date: "
-                f"{type(error).__name__} {error}\nThe next save tries again."
+                f"{record.prefix} is saved, but the directory could not be brought up to date: {cause_of(error)}\n"
+                f"{remedy_for(error)}; the next save tries again."
             ) from error
         for callback in self._callbacks:
             callback(*([record.prefix] if inspect.signature(callback).parameters else []))
 
     def _write(self) -> tuple[CheckpointRecord, Took]:
+        if self._store.mend() or self._ledger.is_stale:
+            with self._lock:
+                self._ledger.adopt(self._store.scan(), time.time())
+        require_room(self._store.directory, self._held.size_bytes())
         pending = self._store.begin(self._name)
         try:
             began = time.perf_counter()
@@ -111,7 +130,7 @@ class SaveJob:
                 checksum = crc32c(index.read())
             written_at = time.perf_counter()
             seconds = {**self._facts["seconds"], "staged": written.staged_secs, "written": written_at - began}
-            manifest = Manifest(
+            self._manifest = manifest = Manifest(
                 name=self._name,
                 sequence=self._ledger.next_sequence,
                 created_at=time.time(),
@@ -158,12 +177,12 @@ class SaveJob:
             value = ours
         return {} if value is None else {policy.monitor: value}
 
-    def _told(self, error: Exception) -> str:
-        latest = self._ledger.latest
-        stands = "There is no complete checkpoint yet."
-        if latest is not None:
-            stands = f"{latest.prefix} is the newest complete checkpoint."
-        return (
-            f"save of {self._name} to {self._store.directory} failed: {type(error).__name__} {error}\n"
-            f"{stands} Mend the cause, then save again; training state is unharmed."
-        )
+    def _told(self, error: BaseException) -> str:
+        self._ledger.is_stale = True
+        what = f"save of {self._name} to {self._store.directory} failed"
+        committed = None if self._manifest is None else self._store.committed(self._manifest)
+        if committed is not None:
+            with self._lock:
+                self._ledger.add(committed)
+            what = f"save of {self._name} to {self._store.directory} failed after its commit, which power loss may undo"
+        return failure(what, error, self._ledger.latest)

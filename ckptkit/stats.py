@@ -3,7 +3,7 @@
     recorder = SaveRecorder()
     recorder.step_boundary(now)                         # at every step
     recorder.save_began(1200, now, blocked=0.002)       # in the thread that trains, before the writer has the job
-    recorder.save_finished(1200, now, 403_000_000, staged=0.06, written=0.31, synced=0.02)     # in the writer's thread
+    recorder.save_finished(1200, now, Took(403_000_000, 0.06, 0.31, 0.02))  # in the writer's thread
     recorder.step_boundary(now)                         # the step that ran meanwhile has ended: now it is known
     [cost.line("runs/a/ckpt-1200") for cost in recorder.take_settled()]
     recorder.stats().lost_secs
@@ -25,11 +25,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-__all__ = ["SaveCost", "SaveRecorder", "SaveStats", "size_text"]
+__all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took", "size_text"]
 
 _USUAL_STEPS = 50
 _MOST_STEPS = 2**14  # that are remembered; of a save that takes more, the last
 _GAP = math.nan  # between two boundaries: what lies there is no step
+
+
+@dataclass(frozen=True)
+class Took:
+    """What the files of one save took.
+
+    Attributes:
+        size_bytes: Size of its files.
+        staged_secs: How long the values took to the host.
+        written_secs: How long the files took to write, staging included.
+        synced_secs: How long they took to the disk.
+    """
+
+    size_bytes: int
+    staged_secs: float
+    written_secs: float
+    synced_secs: float
+
+
+_NOTHING = Took(0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -100,10 +120,7 @@ class _Save:
     began: float
     blocked: float
     finished: float = math.nan
-    size_bytes: int = 0
-    staged: float = 0.0
-    written: float = 0.0
-    synced: float = 0.0
+    took: Took = _NOTHING
     failed: bool = False
 
 
@@ -168,17 +185,14 @@ class SaveRecorder:
             if self._newest is not None:
                 self._newest.blocked += secs
 
-    def save_finished(
-        self, step: int, now: float, size_bytes: int, *, staged: float, written: float, synced: float
-    ) -> None:
-        """Say that a save is committed, its size, and for how many seconds it was staged, written and synced.
+    def save_finished(self, step: int, now: float, took: Took) -> None:
+        """Say that a save is committed, and what its files took.
 
         Raises:
             ValueError: None of that step is under way.
         """
         with self._lock:
-            save = self._end(step, now)
-            save.size_bytes, save.staged, save.written, save.synced = size_bytes, staged, written, synced
+            self._end(step, now).took = took
 
     def save_failed(self, step: int, now: float) -> None:
         """Say that a save could not be written.
@@ -188,6 +202,11 @@ class SaveRecorder:
         """
         with self._lock:
             self._end(step, now).failed = True
+
+    def failed(self) -> None:
+        """Say that a save was due and failed before it began."""
+        with self._lock:
+            self._totals = replace(self._totals, failed=self._totals.failed + 1)
 
     def skipped(self) -> None:
         """Say that a save was due and not taken."""
@@ -240,8 +259,9 @@ class SaveRecorder:
         for save in self._ended:
             longer = _longer(boundaries, save, statistics.median(self._usual)) if self._usual else 0.0
             boundaries = []
-            times = (save.blocked, save.blocked + longer, save.staged, save.written, save.synced)
-            costs.append((save, SaveCost(save.step, save.size_bytes, *times)))
+            took = save.took
+            times = (save.blocked, save.blocked + longer, took.staged_secs, took.written_secs, took.synced_secs)
+            costs.append((save, SaveCost(save.step, took.size_bytes, *times)))
         return costs
 
 

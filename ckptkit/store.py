@@ -24,12 +24,12 @@ import itertools
 import logging
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
-from ckptkit.errors import CheckpointSaveError, DirectoryLockedError
 from ckptkit.listing import (
     MANIFEST,
     DirectoryReader,
@@ -41,7 +41,7 @@ from ckptkit.listing import (
     why_damaged,
 )
 from ckptkit.lock import DirectoryLock
-from ckptkit.records import CheckpointRecord, Manifest
+from ckptkit.records import CheckpointRecord, Manifest, ManifestError
 from ckptkit.state_file import StateFile
 
 __all__ = ["Pending", "Store"]
@@ -68,25 +68,15 @@ class Store(DirectoryReader):
     def __init__(self, directory: str, *, durable: bool = True) -> None:
         super().__init__(directory)
         self._durable = durable
+        self._made: list[str] = []  # temporary files and folders that may still be there
 
     def lock(self, *, recover: bool = True) -> DirectoryLock:
         """Become the directory's writer, and clean up after a writer that died.
 
         Raises:
             DirectoryLockedError: Another process is.
-            CheckpointSaveError: Nobody can write there, or not clean up.
+            OSError: Nobody can write there, or not clean up.
         """
-        try:
-            return self._locked(recover)
-        except DirectoryLockedError:
-            raise
-        except OSError as error:
-            raise CheckpointSaveError(
-                f"cannot write checkpoints to {self.directory}: {type(error).__name__} {error}\n"
-                "Mend the cause, or save to another directory. What is there can be restored: reading writes nothing."
-            ) from error
-
-    def _locked(self, recover: bool) -> DirectoryLock:
         if os.path.islink(self._meta):  # we would write, and sweep, wherever it leads
             raise OSError(errno.ELOOP, "Is a symbolic link, remove it", self._meta)
         make_directory(self._meta, durable=self._durable)
@@ -101,27 +91,30 @@ class Store(DirectoryReader):
 
     def recover(self) -> None:
         """Finish or undo what a writer that died had under way; the lock is ours."""
-        whole = []
-        for journal in self.journals():
-            manifest = manifest_in(journal)
-            if manifest is not None and why_damaged(manifest, sizes_inside(journal)) is None:
-                self._refuse_folders(manifest)
-                whole.append((_age(manifest), journal, manifest))
-            else:
-                _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", journal)
-        for _, journal, manifest in sorted(whole, reverse=True):
-            if not os.path.isdir(journal):
-                continue  # went when a younger one of its name was finished
-            if self._is_outdone(manifest):
-                self._give_up(journal)
-            else:
-                self._finish_replacing(journal, manifest)
+        for journal in self._youngest_first(self.journals()):
+            self._recover(journal)
         for folder in self.folders("tmp-"):
-            self._roll_back(folder)
+            self._recover(folder)
+
+    def mend(self) -> bool:
+        """Finish or remove what operations that failed have left behind; what resists is left for the next time.
+
+        Returns:
+            Whether there was anything.
+        """
+        left = [path for path in self._made if os.path.lexists(path)]
+        self._made = [*left]
+        journals = [path for path in left if _is_journal(path)]
+        for path in [*self._youngest_first(journals), *(path for path in left if path not in journals)]:
+            try:
+                self._recover(path)
+            except OSError as error:
+                _log.warning("%s is left over from a save that failed, and stays for now: %s", path, error)
+        return left != []
 
     def begin(self, name: str) -> Pending:
         """Open a folder for a save under way."""
-        folder = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")
+        folder = self._temporary("tmp")
         os.makedirs(folder)
         return Pending(folder, name)
 
@@ -141,7 +134,7 @@ class Store(DirectoryReader):
         self._write(pending.prefix + MANIFEST, manifest.to_json())
         if is_taken:
             # Its files cannot take the place of the old ones in one step, so the folder as a whole is the commit.
-            journal = os.path.join(self._meta, f"replace-{uuid.uuid4().hex}")
+            journal = self._temporary("replace")
             os.rename(pending.folder, journal)
             sync_directory(self._meta, durable=self._durable)
             self._finish_replacing(journal, manifest)
@@ -159,8 +152,18 @@ class Store(DirectoryReader):
         return CheckpointRecord.of(manifest, self.directory)
 
     def discard(self, pending: Pending) -> None:
-        """Undo a save that failed: remove its folder and what it had moved out of it."""
-        self._roll_back(pending.folder)
+        """Undo a save that failed: remove its folder and what it had moved out of it, as far as can be now."""
+        try:
+            self._roll_back(pending.folder)
+        except OSError:
+            pass  # the save's own error is the one to tell, and mend() tries again
+
+    def committed(self, manifest: Manifest) -> CheckpointRecord | None:
+        """Return the record of a checkpoint whose commit failed too late to be undone, None if it did before that."""
+        for folder, found in self._visible(manifest.name):
+            if (found.sequence, found.created_at) == (manifest.sequence, manifest.created_at):
+                return CheckpointRecord.of(manifest, folder)
+        return None
 
     def write_state(self, state: StateFile) -> None:
         """Rewrite TensorFlow's state file in one step."""
@@ -226,11 +229,33 @@ class Store(DirectoryReader):
     # Inside ----------------------------------------------------------------------------------------------------------
 
     def _write(self, path: str, text: str) -> None:
-        temporary = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")  # where the next writer sweeps
+        temporary = self._temporary("tmp")  # where the next writer sweeps
         write_file(path, text.encode(), temporary=temporary, durable=self._durable)
 
+    def _temporary(self, kind: str) -> str:
+        path = os.path.join(self._meta, f"{kind}-{uuid.uuid4().hex}")
+        self._made.append(path)
+        return path
+
     def _is_taken(self, name: str) -> bool:
-        return any(os.path.lexists(os.path.join(self.directory, name + end)) for end in (MANIFEST, ".index"))
+        return any(_is_there(os.path.join(self.directory, name + end)) for end in (MANIFEST, ".index"))
+
+    def _youngest_first(self, journals: Iterable[str]) -> list[str]:
+        manifests = {path: manifest_in(path) for path in journals}
+        return sorted(manifests, key=lambda path: _age(manifests[path]), reverse=True)
+
+    def _recover(self, path: str) -> None:
+        if not _is_journal(path):
+            self._roll_back(path)
+            return
+        manifest = manifest_in(path)
+        if manifest is not None and self._is_outdone(manifest):
+            self._give_up(path)
+        elif manifest is not None and why_damaged(manifest, sizes_inside(path)) is None:
+            self._refuse_folders(manifest)
+            self._finish_replacing(path, manifest)
+        elif os.path.lexists(path):  # else it went when a younger one of its name was finished
+            _log.warning("%s holds a replacement that is not whole; it is left for a person to look at.", path)
 
     def _refuse_folders(self, manifest: Manifest) -> None:
         # Before anything is moved: a folder does not give way to a file, and what is in it is not ours.
@@ -249,7 +274,7 @@ class Store(DirectoryReader):
 
     def _give_up(self, journal: str) -> None:
         # Under a temporary name: what is half removed is no replacement that a person would have to look at.
-        done = os.path.join(self._meta, f"tmp-{uuid.uuid4().hex}")
+        done = self._temporary("tmp")
         os.rename(journal, done)
         sync_directory(self._meta, durable=self._durable)
         self._roll_back(done)
@@ -267,18 +292,26 @@ class Store(DirectoryReader):
             if journal != but and manifest is not None and manifest.name == name:
                 self._give_up(journal)
 
+    def _visible(self, name: str) -> Iterator[tuple[str, Manifest]]:
+        """Yield where a checkpoint of that name is to be seen, and its manifest there."""
+        for folder in (self.directory, *self.journals()):
+            manifest = read_manifest(os.path.join(folder, name + MANIFEST))
+            if manifest is not None:
+                yield folder, manifest
+
     def _roll_back(self, path: str) -> None:
         """Remove a temporary file or folder, and what it tells of a checkpoint that is not committed."""
-        if not os.path.isdir(path) or os.path.islink(path):
+        if not stat.S_ISDIR(_mode_of(path) or 0):
             _unlink(path)  # of a link, no more than the link: what it leads to is not ours
             return
         # The manifest is written before anything is moved, so it tells what may have been.
-        manifest = manifest_in(path)
+        told = [file for file in os.listdir(path) if file.endswith(MANIFEST)]
+        manifest = _manifest_at(os.path.join(path, told[0])) if told else None
         if manifest is not None:
             final = os.path.join(self.directory, manifest.name + MANIFEST)
-            committed = read_manifest(final)
-            moved = [file for file in _index_last(manifest.files) if not os.path.lexists(os.path.join(path, file))]
-            if os.path.lexists(final):
+            committed = _manifest_at(final)
+            moved = [file for file in _index_last(manifest.files) if not _is_there(os.path.join(path, file))]
+            if _is_there(final):
                 moved = [file for file in moved if committed is not None and file not in committed.files]
             for file in moved[::-1]:  # the index first: without it TensorFlow sees nothing
                 _unlink(os.path.join(self.directory, file))
@@ -296,9 +329,35 @@ def _index_last(files: Mapping[str, int]) -> list[str]:
     return sorted(files, key=lambda file: (file.endswith(".index"), file))
 
 
-def _age(manifest: Manifest) -> tuple[int, float]:
+def _age(manifest: Manifest | None) -> tuple[int, float]:
     # A replacement that failed half way may have the same sequence as the save after it.
-    return manifest.sequence, manifest.created_at
+    return (-1, 0.0) if manifest is None else (manifest.sequence, manifest.created_at)
+
+
+def _is_journal(path: str) -> bool:
+    return os.path.basename(path).startswith("replace-")
+
+
+def _is_there(path: str) -> bool:
+    return _mode_of(path) is not None
+
+
+def _mode_of(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:  # and nothing else: a disk that does not answer has not said no
+        return None
+
+
+def _manifest_at(path: str) -> Manifest | None:
+    """Return a manifest as ``read_manifest`` does, but let a disk that fails be told, or what it has would be lost."""
+    if not stat.S_ISREG(_mode_of(path) or 0):
+        return None
+    try:
+        with open(path, "rb") as opened:
+            return Manifest.read(opened)
+    except (FileNotFoundError, ManifestError):
+        return None
 
 
 def _unlink(path: str) -> None:

@@ -3,7 +3,7 @@
     writer = BackgroundWriter()
     writer.submit(job)     # returns at once while a place is free, else waits for one
     writer.wait()          # until everything is written
-    writer.raise_error()   # what went wrong, once
+    writer.take_errors()   # what went wrong, once
 
 The thread waits for more: to start one keeps the caller until it runs, to wake one does not. It ends with ``close()``,
 with the writer, or with the interpreter, which finishes what was submitted first.
@@ -11,6 +11,7 @@ with the writer, or with the interpreter, which finishes what was submitted firs
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,17 +21,20 @@ __all__ = ["BackgroundWriter"]
 
 _IN_FLIGHT_AND_WAITING = 2
 
+_log = logging.getLogger("ckptkit")
+
 
 class BackgroundWriter:
-    """Run jobs one after the other in a thread of their own and keep the first error until somebody asks."""
+    """Run jobs one after the other in a thread of their own and keep their errors until somebody asks."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._thread: ThreadPoolExecutor | None = None
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[Callable[[], object]] = deque()
         self._running = False
         self._in_flight = False
-        self._error: BaseException | None = None
+        self._errors: list[BaseException] = []
+        self._is_abandoned = False
 
     @property
     def busy(self) -> bool:
@@ -38,7 +42,13 @@ class BackgroundWriter:
         with self._changed:
             return self._unfinished() >= _IN_FLIGHT_AND_WAITING
 
-    def submit(self, job: Callable[[], None]) -> None:
+    @property
+    def is_running(self) -> bool:
+        """Whether a job is under way or waits."""
+        with self._changed:
+            return self._running
+
+    def submit(self, job: Callable[[], object]) -> None:
         """Queue a job; wait first while one is in flight and one is waiting."""
         with self._changed:
             self._changed.wait_for(lambda: self._unfinished() < _IN_FLIGHT_AND_WAITING)
@@ -65,14 +75,19 @@ class BackgroundWriter:
         if thread is not None:
             thread.shutdown(wait=False)
 
-    def raise_error(self) -> None:
-        """Raise the first error since the last call, if there was one."""
-        if self._error is None:  # asked at every step, which must not wait for the lock
-            return
+    def take_errors(self) -> tuple[BaseException, ...]:
+        """Return the errors of the jobs that failed since the last call, in their order."""
+        if not self._errors:  # asked at every step, which must not wait for the lock
+            return ()
         with self._changed:
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
+            errors, self._errors = tuple(self._errors), []
+            return errors
+
+    def abandon(self) -> None:
+        """Log the errors that nobody has asked for, and from now on each as it comes."""
+        self._is_abandoned = True
+        for error in self.take_errors():
+            _log.error("%s", error)
 
     def _unfinished(self) -> int:
         return len(self._jobs) + self._in_flight
@@ -88,9 +103,11 @@ class BackgroundWriter:
                 self._changed.notify_all()
             try:
                 job()
-            except BaseException as error:  # surfaces in raise_error(); a thread has nobody else to tell
+            except BaseException as error:  # for take_errors(); a thread has nobody else to tell
                 with self._changed:
-                    self._error = self._error or error
+                    self._errors.append(error)
+                if self._is_abandoned:
+                    self.abandon()
             del job  # the job holds tensors: let them go before waiting for the next one
             with self._changed:
                 self._in_flight = False

@@ -513,3 +513,107 @@ def test_a_batch_without_a_save_takes_a_handful_of_calls(directory):
 
     fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=10**9), Profile(), epochs=1)
     assert len(calls) <= 3 * 12, calls
+
+
+# Errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Nothing can be committed before the patch is undone."""
+    from ckptkit.store import Store
+
+    def full(self, pending, manifest):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", full)
+        yield patch
+
+
+class Waits(keras.callbacks.Callback):
+    """Waits after each batch until what is under way has ended, and may then break off."""
+
+    def __init__(self, checkpoint, break_off_after=0):
+        super().__init__()
+        self.checkpoint, self.left = checkpoint, break_off_after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.checkpoint.manager._writer.wait()
+        self.left -= 1
+        if self.left == 0:
+            raise BreakOff("ours")
+
+
+def test_a_failed_background_save_surfaces_at_the_next_batch_and_the_same_script_goes_on(
+    directory, tmp_path, full_disk
+):
+    callback = ckptkit.TrainingCheckpoint(directory, save_freq=3)
+    model = sequential()
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-3 .* ENOSPC No space left"):
+        fit(model, callback, Waits(callback))
+    assert int(model.optimizer.iterations) == 4
+    full_disk.undo()
+    finished_fits.forget()
+    fit(resumed := sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=3))
+    finished_fits.forget()
+    fit(whole := sequential(), ckptkit.TrainingCheckpoint(tmp_path / "whole", save_freq=3))
+    assert everything(resumed) == everything(whole)
+
+
+@pytest.mark.parametrize("async_save", [True, False], ids=["async", "sync"])
+def test_a_failed_last_save_is_raised_by_fit(directory, full_disk, async_save):
+    model = sequential()
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-30 .* ENOSPC No space left"):
+        fit(model, ckptkit.TrainingCheckpoint(directory, save_freq=10**9, async_save=async_save))
+    assert int(model.optimizer.iterations) == 3 * STEPS
+
+
+def test_a_failed_save_does_not_hide_the_error_that_ends_fit_and_is_logged(directory, full_disk, caplog):
+    callback = ckptkit.TrainingCheckpoint(directory, save_freq=3)
+    with pytest.raises(BreakOff, match="ours"):
+        fit(sequential(), callback, Waits(callback, break_off_after=4))
+    with pytest.raises(ckptkit.CheckpointSaveError, match="save of ckpt-3"):
+        callback.manager.wait_until_finished()  # it is still to be had
+    with pytest.raises(BreakOff, match="ours"):
+        fit(sequential(), callback, Waits(callback, break_off_after=4))
+    fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=10**9, on_save_error="warn"), epochs=1)
+    assert "save of ckpt-3 to" in caplog.text
+
+
+@pytest.mark.parametrize("async_save", [True, False], ids=["async", "sync"])
+def test_fit_puts_up_with_so_many_failed_saves_in_a_row(directory, full_disk, caplog, async_save):
+    callback = ckptkit.TrainingCheckpoint(directory, async_save=async_save, on_save_error="warn", max_save_errors=2)
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"(?s)save of ckpt-20 .*\n2 saves in a row have failed"):
+        fit(sequential(), callback, Waits(callback))
+    assert [record.message[:15] for record in caplog.records if record.levelname == "WARNING"] == ["save of ckpt-10"]
+
+
+def test_a_last_save_that_failed_in_its_epoch_is_tried_again_when_training_ends(directory, monkeypatch):
+    from ckptkit.store import Store
+
+    commit, errors = Store.commit, [OSError(5, "Input/output error")]
+
+    def failing(self, pending, manifest):
+        if manifest.step == 3 * STEPS and errors:
+            raise errors.pop()
+        return commit(self, pending, manifest)
+
+    monkeypatch.setattr(Store, "commit", failing)
+    callback = ckptkit.TrainingCheckpoint(directory, async_save=False, on_save_error="warn")
+    fit(sequential(), callback)
+    assert errors == []
+    assert [record.step for record in callback.manager.records()] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_save_error": "ignore"}, "on_save_error must be 'raise' or 'warn', got 'ignore'"),
+        ({"max_save_errors": 0}, "max_save_errors must be a whole number of at least 1"),
+    ],
+    ids=["on_save_error", "max_save_errors"],
+)
+def test_nonsense_about_errors_is_refused_before_training(directory, options, message):
+    with pytest.raises(ValueError, match=message):
+        ckptkit.TrainingCheckpoint(directory, **options)

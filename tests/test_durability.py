@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from ckptkit.durability import link_or_copy, sync_directory, sync_file, write_file
+from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
 
 
 @pytest.fixture
@@ -97,6 +97,19 @@ def test_a_file_is_no_directory(tmp_path):
     (tmp_path / "x").touch()
     with pytest.raises(NotADirectoryError, match="Not a directory"):
         sync_directory(str(tmp_path / "x"))
+
+
+def test_a_folder_that_could_not_be_flushed_into_the_one_above_is_made_again(tmp_path, monkeypatch):
+    path, flushed = str(tmp_path / "run" / "inside"), []
+    with monkeypatch.context() as patch:
+        fail(patch, "fsync", OSError(errno.EIO, "Input/output error"))
+        with pytest.raises(OSError, match="Input/output error"):
+            make_directory(path)
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    make_directory(path)
+    assert flushed == [str(tmp_path), str(tmp_path / "run")]
+    assert os.path.isdir(path)
 
 
 def test_a_second_name_is_the_same_file(tmp_path, calls):

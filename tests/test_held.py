@@ -15,6 +15,7 @@ from ckptkit.bundle import Bundle
 from ckptkit.bundle_writer import BundleWriter
 from ckptkit.data_file import DataFile
 from ckptkit.held import Held, HeldValue
+from ckptkit.replicas import name_of
 from ckptkit.snapshot import CheckpointGraph
 from ckptkit.staging import PIECE_BYTES, StagingBuffers
 
@@ -189,3 +190,28 @@ def test_the_position_of_an_iterator_is_stored_as_tensorflow_stores_it(tmp_path:
     again = iter(dataset)
     tf.train.Checkpoint(iterator=again).read(str(tmp_path / "ours")).assert_consumed()
     assert [int(each) for each in again] == rest
+
+
+def test_the_size_that_is_foretold_is_about_that_of_the_files(tmp_path: Path) -> None:
+    values = {
+        "floats": tf.zeros([300, 100]),
+        "brains": tf.zeros([300], tf.bfloat16),
+        "flags": tf.constant([True, False]),
+        "scalar": tf.constant(7, tf.int64),
+        "nothing": tf.zeros([0, 5]),
+        "position": tf.constant(b"x" * 50_000),
+        "names": tf.constant(["ab", "c" * 300]),
+    }
+    held = Held(HeldValue(key, "", tensor) for key, tensor in values.items())
+    foretold = held.size_bytes()
+    held.write(str(tmp_path / "x"))
+    written = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert written <= foretold <= written + 2000
+    with Bundle(tmp_path / "x") as bundle:
+        assert bundle.entries.keys() == values.keys()
+
+
+def test_what_replicas_may_have_in_common_is_not_foretold() -> None:
+    common = HeldValue("mean", "", tf.zeros([1000]))
+    own = [HeldValue(name_of("mean", number, 4), "", tf.zeros([1000])) for number in range(4)]
+    assert Held([common, *own]).size_bytes() == Held([common]).size_bytes() > 4000

@@ -395,3 +395,29 @@ def test_a_state_file_names_its_checkpoints_relative_to_itself():
     state = book.state_file()
     assert state.model_checkpoint_path == "ckpt-1"
     assert [os.path.dirname(path) for path in state.all_model_checkpoint_paths] == [""]
+
+
+def test_a_managed_checkpoint_stays_so_while_it_is_read_where_it_is_being_replaced():
+    book = ledger(2)
+    add_and_tidy(book, [record(1), record(2)])
+    state = book.state_file()
+    moved = dataclasses.replace(record(2, sequence=3), prefix="run/.ckptkit/replace-0/ckpt-2")
+    book.adopt(Listing((record(1), moved), state=state), 100.0)
+    assert book.active == ["run/ckpt-1", moved.prefix]
+    book.adopt(Listing((record(1), record(2, sequence=3)), state=state), 100.0)
+    assert book.active == ["run/ckpt-1", "run/ckpt-2"]
+
+
+def test_what_cannot_be_read_may_be_newer_than_all_that_can():
+    book = ledger()
+    book.adopt(Listing((record(1),)), 100.0)
+    assert book.next_sequence == 2
+    book.adopt(Listing((record(1),), damaged={"ckpt-9": "its manifest cannot be read"}), 100.0)
+    assert book.next_sequence > 1000
+
+
+def test_a_directory_that_was_read_again_is_stale_no_more():
+    book = ledger()
+    book.is_stale = True
+    book.adopt(Listing(), 100.0)
+    assert not book.is_stale

@@ -208,7 +208,7 @@ def test_checkpoints_that_are_deleted_together_are_looked_for_once(tmp_path, mon
     list_files = os.listdir
     monkeypatch.setattr(os, "listdir", lambda folder: looks.append(folder) or list_files(folder))
     store.delete(*records)
-    assert looks == [str(tmp_path)]
+    assert looks.count(str(tmp_path)) == 1
     assert sorted(list_files(tmp_path)) == [".ckptkit", "checkpoint"]
 
 

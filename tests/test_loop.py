@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import ckptkit
 from ckptkit.policies import EveryEpochs, EverySteps
+from ckptkit.store import Store
 from tests.test_callbacks import Blocks
 
 EPOCHS = 3
@@ -189,3 +190,61 @@ def test_the_position_lies_in_the_checkpoint_as_json(tmp_path):
     record = loop.manager.records()[-1]
     state = json.loads(loop.manager.state(record)["loop"].numpy())
     assert (state["step"], state["epoch"], state["batch"]) == (4, 0, 4)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    def full(self, pending, manifest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "commit", full)
+
+
+def failing_loop(directory, **options):
+    checkpoint = tf.train.Checkpoint(value=tf.Variable(0.0))
+    manager = ckptkit.CheckpointManager(checkpoint, directory, 3, async_save=True, save_policy=EverySteps(2), **options)
+    return manager, ckptkit.TrainingLoop(manager, range(5), epochs=2)
+
+
+def test_a_failed_background_save_is_raised_between_two_steps(tmp_path, full_disk):
+    manager, loop = failing_loop(tmp_path)
+    done = []
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-2 .* ENOSPC No space left"):  # noqa: PT012
+        for step, _ in loop:
+            manager._writer.wait()
+            done.append(step)
+    assert done == [0, 1, 2]
+
+
+def test_a_failed_save_does_not_hide_the_error_of_the_step(tmp_path, full_disk, caplog):
+    manager, loop = failing_loop(tmp_path)
+    with pytest.raises(ZeroDivisionError, match="ours"), manager:  # noqa: PT012
+        for step, _ in loop:
+            manager._writer.wait()
+            if step == 2:
+                raise ZeroDivisionError("ours")
+    assert [r.message[:14] for r in caplog.records if r.levelname == "ERROR"] == ["save of ckpt-2"]
+
+
+def test_a_failed_last_save_is_raised_by_the_loop(tmp_path, full_disk):
+    manager, loop = failing_loop(tmp_path, on_save_error="warn", max_save_errors=5)
+    told = r"(?s)save of ckpt-10 .*\n5 saves in a row have failed"
+    with pytest.raises(ckptkit.CheckpointSaveError, match=told):  # noqa: PT012
+        for _ in loop:
+            manager._writer.wait()
+
+
+def test_a_last_save_that_failed_is_tried_again_when_the_loop_ends(tmp_path, monkeypatch):
+    commit, errors = Store.commit, [OSError(5, "Input/output error")]
+
+    def failing(self, pending, manifest):
+        if manifest.step == 10 and errors:
+            raise errors.pop()
+        return commit(self, pending, manifest)
+
+    monkeypatch.setattr(Store, "commit", failing)
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, 3, on_save_error="warn")
+    for _ in ckptkit.TrainingLoop(manager, range(5), epochs=2):
+        pass
+    assert errors == []
+    assert [record.step for record in manager.records()] == [5, 10]

@@ -1,18 +1,24 @@
 """What the manager adds to TensorFlow's: policies, the background, metrics; the rest is in test_differential.py."""
 
+import errno
 import gc
 import logging
+import threading
 import time
+import weakref
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import ckptkit
+from ckptkit.held import Held
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import EverySteps
 from ckptkit.preservation import Best, Latest
 from ckptkit.store import Store
+from tests.test_callbacks import digest
 
 
 @pytest.fixture
@@ -378,3 +384,346 @@ def test_a_save_that_failed_and_one_that_was_skipped_are_counted(value, tmp_path
     manager.wait_until_finished()
     assert (manager.stats().saves, manager.stats().failed) == (0, 2)
     assert manager.stats().bytes_written == 0
+
+
+# Errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What goes wrong in the next saves, one after the other; None for those that go well."""
+    errors, commit = [], Store.commit
+
+    def failing(self, pending, manifest):
+        error = errors.pop(0) if errors else None
+        if error is not None:
+            raise error
+        return commit(self, pending, manifest)
+
+    monkeypatch.setattr(Store, "commit", failing)
+    return errors
+
+
+def full():
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+both_ways = pytest.mark.parametrize("in_background", [True, False], ids=["async", "sync"])
+
+
+@both_ways
+def test_failed_saves_that_are_put_up_with_are_logged_counted_and_return_when_there_is_a_result(
+    value, tmp_path, disk, caplog, in_background
+):
+    disk += [full(), full()]
+    manager = manager_of(value, tmp_path, async_save=in_background, on_save_error="warn")
+    returned = [manager.save(step) for step in (1, 2, 3)]
+    manager.close()
+    assert [prefix is not None for prefix in returned] == [in_background, in_background, True]
+    assert [(r.levelname, r.message.split(" to ")[0]) for r in caplog.records if r.levelname == "WARNING"] == [
+        ("WARNING", "save of ckpt-1"),
+        ("WARNING", "save of ckpt-2"),
+    ]
+    assert (manager.stats().failed, manager.stats().saves) == (2, 1)
+    assert steps(manager) == [3]
+
+
+@both_ways
+def test_failed_saves_in_a_row_are_raised_after_the_number_that_is_put_up_with(value, tmp_path, disk, in_background):
+    disk += [full(), full(), None, full(), full(), full()]
+    manager = manager_of(value, tmp_path, async_save=in_background, on_save_error="warn", max_save_errors=3)
+    for step in range(1, 6):
+        manager.save(step)
+        manager.wait_until_finished()
+    told = r"(?s)save of ckpt-6 .*ckpt-3 is the newest .*\n3 saves in a row have failed, and max_save_errors=3"
+    with pytest.raises(ckptkit.CheckpointSaveError, match=told):  # noqa: PT012
+        manager.save(6)
+        manager.wait_until_finished()
+    manager.save(7)
+    manager.close()
+    assert steps(manager) == [3, 7]
+
+
+def test_a_number_of_errors_that_cannot_be_meant_is_refused_with_the_manager(value, tmp_path):
+    with pytest.raises(ValueError, match=r"max_save_errors must be a whole number of at least 1"):
+        manager_of(value, tmp_path, max_save_errors=0)
+
+
+def lock_fails(monkeypatch):
+    def refuse(path, durable=True):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("ckptkit.store.make_directory", refuse)
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_of_ours_and_the_next_save_tries_again(
+    value, tmp_path, monkeypatch
+):
+    manager = manager_of(value, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        lock_fails(patch)
+        with pytest.raises(
+            ckptkit.CheckpointSaveError,
+            match=r"cannot write checkpoints to .*run: PermissionError EACCES Permission denied: '.*run/.ckptkit'\n"
+            r"There is no complete checkpoint yet. Let this user write there",
+        ):
+            manager.save(1)
+    assert manager.stats().failed == 1
+    manager.save(1)
+    assert steps(manager) == [1]
+
+
+def test_a_directory_that_cannot_be_made_is_put_up_with_like_any_failed_save(value, tmp_path, monkeypatch, caplog):
+    manager = manager_of(value, tmp_path / "run", on_save_error="warn", max_save_errors=2)
+    with monkeypatch.context() as patch:
+        lock_fails(patch)
+        assert manager.save(1) is None
+        assert "cannot write checkpoints to" in caplog.text
+        with pytest.raises(ckptkit.CheckpointSaveError, match="2 saves in a row have failed"):
+            manager.save(2)
+    assert manager.stats().failed == 2
+
+
+def test_a_directory_that_could_be_locked_and_not_read_is_free_again(value, tmp_path, monkeypatch):
+    manager = manager_of(value, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "scan", lambda self: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(
+            ckptkit.CheckpointSaveError, match=r"cannot write checkpoints to .*: OSError EIO Input/output error"
+        ):
+            manager.save(1)
+    assert [path for path in DirectoryLock._held if str(tmp_path) in path] == []
+    manager.save(1)
+    assert steps(manager) == [1]
+
+
+@both_ways
+def test_a_save_without_room_is_refused_before_anything_is_written(value, tmp_path, monkeypatch, in_background):
+    manager = manager_of(value, tmp_path, max_to_keep=1, async_save=in_background)
+    manager.save(1)
+    manager.wait_until_finished()
+    wide = tf.Variable(tf.zeros([1000, 100]))
+    manager.checkpoint.wide = wide
+    opened = []
+    with monkeypatch.context() as patch:
+        patch.setattr("ckptkit.free_space.free_bytes", lambda directory: 400_000)
+        patch.setattr(Store, "begin", lambda self, name: opened.append(name))
+        told = (
+            r"save of ckpt-2 to .* failed: OSError ENOSPC it needs 40\d kB, and 400 kB are free; nothing was written: "
+            r"'.*'\n.*ckpt-1 is the newest complete checkpoint. Free space there"
+        )
+        with pytest.raises(ckptkit.CheckpointSaveError, match=told):  # noqa: PT012
+            manager.save(2)
+            manager.wait_until_finished()
+    assert opened == []
+    assert steps(manager) == [1]
+    manager.save(2)
+    manager.close()
+    assert steps(manager) == [2]
+
+
+def test_room_is_looked_for_in_the_thread_that_writes(value, tmp_path, gate, monkeypatch):
+    threads = []
+    monkeypatch.setattr("ckptkit.saving.require_room", lambda *_: threads.append(threading.current_thread()))
+    manager = manager_of(value, tmp_path, async_save=True)
+    manager.save(1)
+    gate.set()
+    manager.close()
+    assert [thread.name[:8] for thread in threads] == ["ckptkit-"]
+
+
+def test_of_two_background_saves_that_failed_the_first_is_raised_and_the_other_logged(
+    value, tmp_path, disk, gate, caplog
+):
+    disk += [full(), OSError(errno.EIO, "Input/output error")]
+    manager = manager_of(value, tmp_path, async_save=True)
+    manager.save(1)
+    manager.save(2)
+    gate.set()
+    with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-1 .*ENOSPC"):
+        manager.wait_until_finished()
+    assert [(r.levelname, r.message[:14]) for r in caplog.records] == [("ERROR", "save of ckpt-2")]
+    manager.close()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), KeyboardInterrupt("ours"), SystemExit("ours")], ids=repr)
+def test_close_in_a_finally_does_not_hide_the_error_that_passes(value, tmp_path, disk, caplog, error):
+    disk.append(full())
+
+    def train():
+        manager = manager_of(value, tmp_path, async_save=True)
+        try:
+            manager.save(1)
+            raise error
+        finally:
+            manager.close()
+
+    with pytest.raises(type(error), match="ours"):
+        train()
+    assert [(r.levelname, r.message[:14]) for r in caplog.records] == [("ERROR", "save of ckpt-1")]
+
+
+def test_close_raises_what_failed_although_an_error_is_being_handled_further_up(value, tmp_path, disk):
+    disk.append(full())
+
+    def train_smaller():
+        manager = manager_of(value, tmp_path, async_save=True)
+        manager.save(1)
+        manager.close()
+
+    def train():
+        try:
+            raise MemoryError("too large")
+        except MemoryError:
+            train_smaller()
+
+    with pytest.raises(ckptkit.CheckpointSaveError, match="save of ckpt-1"):
+        train()
+
+
+def test_an_error_of_a_write_callback_does_not_hide_that_of_the_training_code(value, tmp_path, caplog):
+    def broken():
+        raise LookupError("theirs")
+
+    options = tf.train.CheckpointOptions(experimental_write_callbacks=[broken])
+    with pytest.raises(ZeroDivisionError, match="ours"), manager_of(value, tmp_path, async_save=True) as manager:  # noqa: PT012
+        manager.save(options=options)
+        raise ZeroDivisionError("ours")
+    assert [(r.levelname, r.message) for r in caplog.records] == [("ERROR", "theirs")]
+
+
+def test_a_failed_save_that_nobody_asked_for_is_logged_when_the_manager_goes(value, tmp_path, disk, caplog):
+    disk.append(full())
+    manager = manager_of(value, tmp_path, async_save=True)
+    manager.save(1)
+    manager._writer.wait()
+    assert caplog.records == []
+    gone = weakref.ref(manager)
+    del manager
+    gc.collect()
+    assert gone() is None
+    assert [(r.levelname, r.message[:14]) for r in caplog.records] == [("ERROR", "save of ckpt-1")]
+
+
+def test_an_interrupted_close_leaves_the_directory_locked_while_a_save_is_under_way(value, tmp_path, gate, monkeypatch):
+    def held():
+        return [path for path in DirectoryLock._held if str(tmp_path) in path]
+
+    def interrupt(self, timeout=None):
+        raise KeyboardInterrupt
+
+    manager = manager_of(value, tmp_path, async_save=True)
+    manager.save(1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(threading.Condition, "wait", interrupt)
+        manager.close()
+    assert len(held()) == 1
+    gate.set()
+    manager.close()
+    assert held() == []
+    assert steps(manager) == [1]
+
+
+def test_an_interrupted_save_is_over_and_a_retry_at_the_same_step_saves(value, tmp_path, disk):
+    disk.append(KeyboardInterrupt())
+    step = tf.Variable(7)
+    manager = manager_of(value, tmp_path, step_counter=step, checkpoint_interval=5)
+    with pytest.raises(KeyboardInterrupt):
+        manager.save()
+    assert manager.stats().failed == 1
+    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+    assert manager.save() is not None
+    assert manager.stats().saves == 1
+
+
+def test_a_save_that_was_interrupted_before_the_writer_took_it_is_over(value, tmp_path, gate, monkeypatch):
+    def interrupt(self, job):
+        raise KeyboardInterrupt
+
+    step = tf.Variable(7)
+    manager = manager_of(value, tmp_path, step_counter=step, checkpoint_interval=5, async_save=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr("ckptkit.writer.BackgroundWriter.submit", interrupt)
+        manager.save()
+    gate.set()
+    assert manager.save() is not None
+    manager.close()
+    assert (manager.stats().failed, manager.stats().saves) == (1, 1)
+
+
+def test_maybe_save_can_be_tried_again_at_the_same_step(value, tmp_path, disk):
+    disk.append(full())
+    manager = manager_of(value, tmp_path, save_policy=EverySteps(10))
+    with pytest.raises(ckptkit.CheckpointSaveError, match="No space left"):
+        manager.maybe_save(10)
+    assert manager.maybe_save(10) is not None
+
+
+@both_ways
+def test_a_failed_save_changes_no_variable_but_the_counter_of_saves(tmp_path, disk, in_background):
+    disk.append(full())
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    manager = ckptkit.CheckpointManager(checkpoint, tmp_path, 3, async_save=in_background)
+    before = digest([*model.variables, *model.optimizer.variables])
+    with pytest.raises(ckptkit.CheckpointSaveError, match="No space left"):  # noqa: PT012
+        manager.save()
+        manager.wait_until_finished()
+    assert digest([*model.variables, *model.optimizer.variables]) == before
+    assert int(checkpoint.save_counter) == 1  # as TensorFlow's manager counts
+    manager.save()
+    manager.close()
+    assert manager.restore().step == 2
+    assert digest([*model.variables, *model.optimizer.variables]) == before
+
+
+def test_what_a_failed_save_held_is_let_go_though_its_error_is_kept(value, tmp_path, disk, monkeypatch):
+    taken, take = [], Held.__init__
+
+    def noted(self, values):
+        values = list(values)
+        taken.extend(weakref.ref(each) for each in values)
+        take(self, values)
+
+    monkeypatch.setattr(Held, "__init__", noted)
+    manager = manager_of(value, tmp_path)
+    manager.save(1)  # the graph is collected, and held for the next
+    taken.clear()
+    for breaks in ("ckptkit.saving.require_room", "ckptkit.held.BundleWriter"):
+        with monkeypatch.context() as patch:
+            patch.setattr(breaks, lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+            with pytest.raises(ckptkit.CheckpointSaveError, match="EIO"):
+                manager.save(2)
+        # what is still there belongs to the graph, not to the save
+        assert [each().key for each in taken if each() is not None and each().key.startswith("value/")] == []
+
+
+def test_the_cause_is_told_where_undoing_a_failed_save_fails_as_well_and_the_next_save_tidies_up(
+    value, tmp_path, disk, monkeypatch
+):
+    disk.append(full())
+    manager = manager_of(value, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_roll_back", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-1 to .* ENOSPC No space left"):
+            manager.save(1)
+    assert len(list((tmp_path / ".ckptkit").iterdir())) == 2
+    manager.save(2)
+    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+
+
+def test_what_cannot_be_tidied_up_is_told_and_stops_no_save(value, tmp_path, disk, monkeypatch, caplog):
+    disk.append(full())
+    manager = manager_of(value, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_roll_back", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(ckptkit.CheckpointSaveError, match="ENOSPC"):
+            manager.save(1)
+        manager.save(2)
+    assert "is left over from a save that failed, and stays for now: [Errno 5] Input/output error" in caplog.text
+    manager.save(3)
+    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+    assert steps(manager) == [2, 3]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit import stats as stats_module
-from ckptkit.stats import SaveCost, SaveRecorder, SaveStats, size_text
+from ckptkit.stats import SaveCost, SaveRecorder, SaveStats, Took, size_text
 
 USUAL = 0.25  # secs of a step; with it and the times below sums are exact or nearly so
 
@@ -40,7 +40,7 @@ class Training:
 
     def finish(self, step=1, size_bytes=10, *, at=None, staged=0.0, written=0.0, synced=0.0):
         now = self.now if at is None else at
-        self.books.save_finished(step, now, size_bytes, staged=staged, written=written, synced=synced)
+        self.books.save_finished(step, now, Took(size_bytes, staged, written, synced))
         return self
 
     @property
@@ -287,6 +287,13 @@ def test_a_save_that_failed_costs_time_and_is_neither_the_last_nor_settled():
     told = training.steps(1).books.stats()
     assert (told.saves, told.failed, told.bytes_written, told.lost_secs, told.last.step) == (1, 1, 10, 1.25, 1)
     assert [cost.step for cost in training.books.take_settled()] == [1]
+
+
+def test_a_save_that_failed_before_it_began_is_counted_and_costs_nothing():
+    training = Training().steps(9)
+    training.books.failed()
+    assert training.books.stats() == SaveStats(failed=1)
+    assert training.books.take_settled() == ()
 
 
 @pytest.mark.parametrize("end", [Training.finish, lambda training, step: training.books.save_failed(step, 0.0)])

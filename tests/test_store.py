@@ -578,6 +578,19 @@ def test_death_in_the_save_after_a_replacement_that_failed_never_goes_back_to_it
     assert seen == {b"failed", b"later"}
 
 
+def test_a_replacement_that_failed_and_could_not_be_dropped_does_not_come_back_over_a_later_one(store, monkeypatch):
+    prepare_same(store)
+    with writing(store):
+        fail_in_replacing(store, monkeypatch, b"failed", sequence=3)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_drop_journals", lambda *_, **__: None)
+            store.commit(*write(store, "ckpt-2", content=b"later", sequence=4))
+    assert len(store.folders("replace-")) == 1
+    recover(store)
+    assert readable(store) == {"ckpt-1": b"other", "ckpt-2": b"later"}
+    assert litter(store) == []
+
+
 def test_a_replacement_that_failed_does_not_come_back_after_its_successor_was_deleted(store, monkeypatch):
     prepare_same(store)
     with writing(store):

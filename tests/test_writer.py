@@ -94,6 +94,17 @@ def test_a_writer_is_busy_exactly_while_no_further_job_would_be_taken(writer):
     waiting.go.set()
 
 
+def test_a_writer_is_running_until_its_last_job_has_ended(busy):
+    writer, flying, waiting, _ = busy
+    assert writer.is_running
+    flying.go.set()
+    assert waiting.began.wait(LONG)
+    assert writer.is_running
+    waiting.go.set()
+    assert writer.wait(LONG)
+    assert not writer.is_running
+
+
 def test_a_third_job_waits_for_the_first_to_end(busy, monkeypatch):
     writer, flying, waiting, log = busy
     held_up = threading.Event()
@@ -131,27 +142,34 @@ def test_waiting_ends_when_its_time_is_over(busy):
     assert writer.wait(0) is False
 
 
-def test_an_error_is_kept_and_raised_once(writer):
+def test_an_error_is_kept_and_told_once(writer):
     error = OSError("No space left on device")
     writer.submit(raising(error))
     assert writer.wait(LONG)
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        writer.raise_error()
-    assert caught.value is error
-    writer.raise_error()
+    assert writer.take_errors() == (error,)
+    assert writer.take_errors() == ()
 
 
-def test_of_several_errors_the_first_is_told_and_the_next_one_again_after_that(writer):
-    for message in ("first", "second"):
-        writer.submit(raising(ValueError(message)))
+def test_of_several_errors_none_is_lost(writer):
+    errors = tuple(ValueError(message) for message in ("first", "second", "third"))
+    for error in errors:
+        writer.submit(raising(error))
         assert writer.wait(LONG)
-    with pytest.raises(ValueError, match=r"^first$"):
-        writer.raise_error()
-    writer.raise_error()
-    writer.submit(raising(ValueError("third")))
+    assert writer.take_errors() == errors
+    assert writer.take_errors() == ()
+
+
+def test_an_error_that_nobody_will_ask_for_is_logged_be_it_there_already_or_not(writer, caplog):
+    writer.submit(raising(OSError("before")))
     assert writer.wait(LONG)
-    with pytest.raises(ValueError, match=r"^third$"):
-        writer.raise_error()
+    writer.abandon()
+    writer.submit(raising(OSError("after")))
+    assert writer.wait(LONG)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("ERROR", "before"),
+        ("ERROR", "after"),
+    ]
+    assert writer.take_errors() == ()
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit("no"), KeyboardInterrupt("no")], ids=repr)
@@ -163,13 +181,12 @@ def test_a_job_that_fails_does_not_stop_the_next_one(writer, error):
     writer.submit(lambda: ran.append(True))
     assert writer.wait(LONG)
     assert ran == [True]
-    with pytest.raises(type(error), match="no"):
-        writer.raise_error()
+    assert writer.take_errors() == (error,)
 
 
-def test_no_error_is_raised_before_it_happened_nor_by_waiting(busy):
+def test_no_error_is_told_before_it_happened_nor_by_waiting(busy):
     writer, flying, waiting, _ = busy
-    writer.raise_error()
+    assert writer.take_errors() == ()
     flying.go.set()
     waiting.go.set()
     assert writer.wait(LONG) is True
@@ -251,6 +268,25 @@ print("the end of the script", flush=True)
         assert child.stdout.readline() == "the end of the script\n"
         rest, _ = child.communicate("go on\ngo on\n", timeout=60)
     assert (child.returncode, rest) == (0, "written\nwritten\n")
+
+
+def test_an_interpreter_that_ends_tells_of_errors_that_nobody_has_asked_for():
+    script = """
+import weakref
+from ckptkit.writer import BackgroundWriter
+
+class Owner:
+    pass
+
+def job():
+    raise OSError("No space left on device")
+
+writer, owner = BackgroundWriter(), Owner()
+weakref.finalize(owner, writer.abandon)
+writer.submit(job)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "No space left on device\n"
 
 
 def test_a_thread_that_cannot_be_started_is_told_and_hangs_nobody(writer, monkeypatch):
