@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+from ckptkit.checksums import crc32c
+
 __all__ = [
     "FORMAT",
     "CheckpointRecord",
@@ -105,6 +107,8 @@ class Manifest:
         }
         lines = [json.dumps([t.key, t.dtype, list(t.shape), t.size_bytes]) for t in self.tensors]
         table = "[\n    " + ",\n    ".join(lines) + "\n  ]" if lines else "[]"
+        head["tensors_crc32c"] = crc32c(f"[{', '.join(lines)}]".encode())
+        head["crc32c"] = _checksum(head)
         return json.dumps(head, indent=2, allow_nan=False)[:-2] + f',\n  "tensors": {table}\n}}\n'
 
     @classmethod
@@ -112,8 +116,13 @@ class Manifest:
         """Parse a manifest.
 
         Raises:
-            ManifestError: It is not JSON, of a newer format, or a field is missing, of a wrong type or unsafe.
+            ManifestError: It is not JSON, of a newer format, or a field is missing, of a wrong type or unsafe; or it is
+                not what was written.
         """
+        return cls._from_json(text, with_table=True)
+
+    @classmethod
+    def _from_json(cls, text: str | bytes, *, with_table: bool) -> Manifest:
         try:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -122,6 +131,7 @@ class Manifest:
             raise ManifestError(f"expected a JSON object, got {type(raw).__name__}")
         _require_format(raw)
         try:
+            _require_checksums(raw, with_table=with_table)
             return cls(
                 name=_file_name(_typed(raw, "name", str)),
                 step=_count(raw, "step"),
@@ -138,7 +148,7 @@ class Manifest:
                 seconds={name: _finite(value) for name, value in _numbers(raw, "seconds").items()},
                 tensors=tuple(_tensor(row) for row in _typed(raw, "tensors", list)),
             )
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ManifestError(str(error)) from error
 
     @classmethod
@@ -171,7 +181,7 @@ class Manifest:
             file.seek(-len(_END), os.SEEK_END)
             if file.read() == _END:
                 with suppress(ManifestError):  # reading it whole tells the places in the file
-                    return cls.from_json(head[:at] + _TABLE + b"]}")
+                    return cls._from_json(head[:at] + _TABLE + b"]}", with_table=False)
         file.seek(0)
         return replace(cls.from_json(file.read()), tensors=())
 
@@ -280,6 +290,25 @@ def _require_format(raw: Mapping[str, Any]) -> None:
         )
     if found != FORMAT:
         raise ManifestError(f"format {found}, this ckptkit reads format {FORMAT}")
+
+
+def _require_checksums(raw: Mapping[str, Any], *, with_table: bool) -> None:
+    # A manifest of an older ckptkit has none.
+    if "crc32c" in raw:
+        _require_checksum(raw, "crc32c", _checksum(raw))
+    if "tensors_crc32c" in raw and with_table:
+        _require_checksum(raw, "tensors_crc32c", crc32c(json.dumps(raw.get("tensors")).encode()))
+
+
+def _require_checksum(raw: Mapping[str, Any], key: str, found: int) -> None:
+    if raw[key] != found:
+        raise ValueError(f"field {key!r} says {raw[key]!r}, and what it is of has {found}: it was altered")
+
+
+def _checksum(raw: Mapping[str, Any]) -> int:
+    """Return the checksum of all that a manifest says, but for its table, which has one of its own."""
+    told = {key: value for key, value in raw.items() if key not in ("crc32c", "tensors")}
+    return crc32c(json.dumps(told, sort_keys=True).encode())
 
 
 def _numbers(raw: Mapping[str, Any], key: str) -> dict[str, float]:

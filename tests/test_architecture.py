@@ -21,10 +21,9 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"errors"},
+    {"checksums", "errors"},
     {
         "bundle_protos",
-        "checksums",
         "combinators",
         "contents",
         "data_file",

@@ -65,7 +65,7 @@ json_values = st.recursive(
 
 
 def valid(**changes):
-    """A manifest's JSON object with some fields replaced; ``...`` takes one out."""
+    """A manifest's JSON object with some fields replaced, and without checksums; ``...`` takes one out."""
     manifest = Manifest(
         name="ckpt-7",
         step=7,
@@ -82,8 +82,11 @@ def valid(**changes):
         seconds={"written": 0.1},
         tensors=(TensorInfo("kernel", "float32", (2, 5), 40),),
     )
-    raw = {**json.loads(manifest.to_json()), **changes}
+    raw = {**json.loads(manifest.to_json()), "crc32c": ..., "tensors_crc32c": ..., **changes}
     return {key: value for key, value in raw.items() if value is not ...}
+
+
+MANIFEST = dataclasses.replace(Manifest.from_json(json.dumps(valid())), metrics={"loss": math.nan, "acc": 1e-7})
 
 
 def told_apart(manifest):
@@ -452,6 +455,35 @@ def test_of_a_long_table_only_the_end_is_read(rows, shards):
     file = Counted(content)
     assert Manifest.read_head(file) == dataclasses.replace(manifest, tensors=())
     assert file.bytes_read <= max(4096, 2 * head) + 8
+
+
+@pytest.mark.parametrize("read", [Manifest.from_json, read_head], ids=["whole", "head"])
+def test_a_bit_that_flips_anywhere_in_a_manifest_is_seen(read):
+    content = MANIFEST.to_json().encode()
+    for at in range(len(content)):
+        for bit in range(8):
+            flipped = content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+            try:
+                found = read(flipped)
+            except ManifestError:
+                continue
+            # A space is as good as another one, the name of the checksum says nothing, nor does the head of the table.
+            assert told_apart(found) == told_apart(read(content))
+
+
+def test_a_manifest_that_was_altered_says_so():
+    content = MANIFEST.to_json().replace('"step": 7', '"step": 8')
+    with pytest.raises(ManifestError, match=r"field 'crc32c' says \d+, and what it is of has \d+: it was altered"):
+        Manifest.from_json(content)
+    content = MANIFEST.to_json().replace("[2, 5]", "[5, 2]")
+    with pytest.raises(ManifestError, match=r"field 'tensors_crc32c' says \d+, and what it is of has \d+"):
+        Manifest.from_json(content)
+
+
+def test_a_manifest_without_checksums_is_one_of_an_older_ckptkit():
+    raw = json.loads(MANIFEST.to_json())
+    del raw["crc32c"], raw["tensors_crc32c"]
+    assert told_apart(Manifest.from_json(json.dumps(raw))) == told_apart(MANIFEST)
 
 
 # Records -----------------------------------------------------------------------------------------------------------

@@ -495,7 +495,9 @@ def spoil(directory, file, how, at):
     elif how == "newer":
         write(directory, file, content.replace(b'"format": 1', b'"format": 2'))
     elif how == "swap":
-        write(directory, file, read(directory, file.replace("ckpt-3", "ckpt-1")) if "ckpt-3" in file else content[1:])
+        other = file.replace("ckpt-3", "ckpt-1")
+        is_there = other != file and os.path.exists(os.path.join(directory, other))
+        write(directory, file, read(directory, other) if is_there else content[1:])
     elif how == "flip" and content:
         flip(directory, file, place, place % 8)
     else:

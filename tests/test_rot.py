@@ -120,10 +120,10 @@ def test_wherever_a_bit_is_flipped_the_newest_is_restored_whole_or_left_for_the_
         flip(path, at, number % 8)
         steps.append(run.restored().step)
         flip(path, at, number % 8)
-    # All of an index is checked as one; of the data a second object graph is TensorFlow's alone, and in a manifest
-    # there are facts that may be others.
-    assert set(steps) == ({2} if file == INDEX else {2, 3})
-    assert steps.count(2) > 6
+    # All of an index is checked as one; of the data a second object graph is TensorFlow's alone, and a manifest that
+    # does not call its checksum by its name has none.
+    assert set(steps) <= {2, 3}
+    assert steps.count(3) <= {INDEX: 0, MANIFEST: 1, DATA: len(steps) - 6}[file]
 
 
 @pytest.mark.parametrize("file", [DATA, INDEX, MANIFEST])

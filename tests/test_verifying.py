@@ -411,7 +411,11 @@ def test_a_save_under_way_is_a_note_and_no_checkpoint(directory):
 )
 def test_what_is_left_of_something_is_a_note_and_no_damage(directory, left, note):
     for file in left:
-        content = read(directory, MANIFEST).replace(b"ckpt-2", b"ckpt-3") if file.endswith(".json") else b"left"
+        content = b"left"
+        if file.endswith(".json"):
+            told = json.loads(read(directory, MANIFEST).replace(b"ckpt-2", b"ckpt-3"))
+            told = {key: value for key, value in told.items() if key not in ("crc32c", "tensors_crc32c")}
+            content = json.dumps(told).encode()
         write(directory, file, content)
     assert states(directory) == {"ckpt-1": "ok", "ckpt-2": "ok"}
     assert notes(directory) == [note]
