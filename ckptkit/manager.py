@@ -18,16 +18,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import tensorflow as tf
 
 from ckptkit import restoring
 from ckptkit.errors import (
-    CheckpointDamagedError,
     CheckpointError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
@@ -35,17 +34,16 @@ from ckptkit.errors import (
     ReadOnlyError,
 )
 from ckptkit.failures import failure
-from ckptkit.finding import best_of, find, nothing_to_restore
+from ckptkit.finding import best_of
 from ckptkit.ledger import Ledger
-from ckptkit.listing import DirectoryReader
 from ckptkit.lock import DirectoryLock
 from ckptkit.manager_options import read_save_options, validate
 from ckptkit.policies import SaveContext, SavePolicy
 from ckptkit.preservation import PreservationPolicy
-from ckptkit.reading import CheckpointFile
+from ckptkit.reader import Before, Reader, Which
 from ckptkit.records import CheckpointRecord
 from ckptkit.saving import SaveJob
-from ckptkit.snapshot import CheckpointGraph, read_extras
+from ckptkit.snapshot import CheckpointGraph
 from ckptkit.staging import StagingBuffers
 from ckptkit.stats import SaveRecorder, SaveStats, Took
 from ckptkit.store import Store
@@ -55,13 +53,6 @@ from ckptkit.writer import BackgroundWriter
 __all__ = ["CheckpointManager"]
 
 _log = logging.getLogger("ckptkit")
-
-
-_Before: TypeAlias = Callable[[CheckpointRecord, Mapping[str, tf.Tensor]], None]
-
-
-class _GoneError(Exception):
-    """A checkpoint that was chosen is not there any more."""
 
 
 class CheckpointManager:
@@ -153,7 +144,8 @@ class CheckpointManager:
         self._free_lock: weakref.finalize[Any, Any] | None = None
         self._pending: restoring.Pending | None = None
         self._asked = (0, 0)  # step and epoch when the policy was last asked
-        self._refresh()
+        self._reader = Reader(self._store, self._ledger, self._state_lock, graph)
+        self._reader.refresh()
 
     # What is there ---------------------------------------------------------------------------------------------------
 
@@ -432,10 +424,10 @@ class CheckpointManager:
 
     def restore(
         self,
-        which: str | int | os.PathLike[str] = "latest",
+        which: Which = "latest",
         *,
         strict: bool = True,
-        before: _Before | None = None,
+        before: Before | None = None,
     ) -> CheckpointRecord:
         """Restore the objects, all of them or none.
 
@@ -457,12 +449,13 @@ class CheckpointManager:
             CheckpointMismatchError: It does not fit the objects; the message shows both sides. Nothing was assigned.
         """
         self._writer.wait()
-        while True:
-            self._refresh()
-            try:
-                return self._restored_first_of(self._wanted(which), which, strict, before)
-            except _GoneError as error:
-                _log.info("%s was deleted by its writer while it was read; looking again.", error)
+        record, pending = self._reader.restore(which, strict=strict, before=before)
+        self._pending = pending if strict else None
+        self._ledger.resumed_from = record.prefix
+        self._asked = (record.step, record.epoch or 0)
+        if self._checkpoint_interval is not None:
+            self._last_checkpoint_step = self._current_step()
+        return record
 
     def restore_or_initialize(self) -> str | None:
         """Restore the latest checkpoint, or call ``init_fn`` where there is none.
@@ -484,8 +477,7 @@ class CheckpointManager:
     def borrowed(self, record: CheckpointRecord) -> Iterator[None]:
         """Hold the values of a checkpoint in the objects for a while, and put the live ones back after."""
         put_back = self.hold()
-        with self._reading(record), CheckpointFile(record.prefix) as file:
-            restoring.restore(self._graph, file)
+        self._reader.borrow(record)
         try:
             yield
         finally:
@@ -503,8 +495,7 @@ class CheckpointManager:
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
-        with self._reading(record), CheckpointFile(record.prefix) as file:
-            return read_extras(file)
+        return self._reader.state(record)
 
     def leftovers(self) -> list[str]:
         """Return the names of restored values that still wait for their objects to be built."""
@@ -514,73 +505,8 @@ class CheckpointManager:
 
     def _look(self) -> Ledger:
         if self._read_only:
-            self._refresh()
+            self._reader.refresh()
         return self._ledger
-
-    def _refresh(self) -> None:
-        listing = self._store.scan()
-        with self._state_lock:
-            self._ledger.adopt(listing, time.time())
-
-    def _wanted(self, which: str | int | os.PathLike[str]) -> list[CheckpointRecord]:
-        """Return what to restore, in order of preference."""
-        if which != "latest":
-            return [find(self._ledger, self._directory, which)]
-        for name, reason in self._ledger.damaged.items():
-            _log.warning("%s: checkpoint %s is damaged and left out: %s.", self._directory, name, reason)
-        return self._ledger.newest_first()
-
-    def _restored_first_of(
-        self,
-        records: Sequence[CheckpointRecord],
-        which: str | int | os.PathLike[str],
-        strict: bool,
-        before: _Before | None,
-    ) -> CheckpointRecord:
-        for record in records:
-            try:
-                return self._restored(record, strict, before)
-            except CheckpointDamagedError as error:
-                if not self._is_there(record):
-                    raise _GoneError(record.prefix) from error
-                if which != "latest":
-                    raise
-                _log.warning("%s Falling back to the one before it.", error)
-                self._ledger.damaged[record.name] = str(error)
-        raise nothing_to_restore(self._ledger, self._directory)
-
-    def _is_there(self, record: CheckpointRecord) -> bool:
-        """Say whether a checkpoint is still the one that was chosen: another process may have deleted it since."""
-        found = DirectoryReader(os.path.dirname(record.prefix)).scan().records
-        return _identity(record) in map(_identity, found)
-
-    @contextmanager
-    def _reading(self, record: CheckpointRecord) -> Iterator[None]:
-        """Keep a checkpoint from being deleted by our own saves while it is read."""
-        with self._state_lock:
-            self._ledger.being_read.append(record.prefix)
-        try:
-            yield
-        finally:
-            with self._state_lock:
-                self._ledger.being_read.remove(record.prefix)
-
-    def _restored(self, record: CheckpointRecord, strict: bool, before: _Before | None) -> CheckpointRecord:
-        # Opened first: what is verified, and what is deleted from here on, is what is read.
-        with self._reading(record), CheckpointFile(record.prefix) as file:
-            try:
-                self._store.verify(record)
-            except CheckpointNotFoundError as error:  # it was there when it was chosen: no reason for a fresh start
-                raise CheckpointDamagedError(f"checkpoint {record.prefix} cannot be read: {error}") from error
-            if before is not None:
-                before(record, read_extras(file))
-            pending = restoring.restore(self._graph, file, strict=strict, foreign=record.foreign)
-        self._pending = pending if strict else None
-        self._ledger.resumed_from = record.prefix
-        self._asked = (record.step, record.epoch or 0)
-        if self._checkpoint_interval is not None:
-            self._last_checkpoint_step = self._current_step()
-        return record
 
     def _current_step(self) -> int | None:
         return None if self._checkpoint_interval is None else int(tf.convert_to_tensor(self._step_counter))
@@ -640,7 +566,7 @@ class CheckpointManager:
         try:
             self._lock = self._store.lock()
             self._free_lock = weakref.finalize(self, self._lock.release)
-            self._refresh()  # another process may have written since we looked
+            self._reader.refresh()  # another process may have written since we looked
         except BaseException as error:
             self._free_directory()
             if isinstance(error, OSError) and not isinstance(error, CheckpointError):
@@ -652,7 +578,3 @@ class CheckpointManager:
         self._lock = None
         if self._free_lock is not None:
             self._free_lock()
-
-
-def _identity(record: CheckpointRecord) -> tuple[str, int, float, int]:
-    return record.name, record.sequence, record.created_at, record.size_bytes

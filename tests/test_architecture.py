@@ -72,7 +72,7 @@ FLOORS = [
     {"export.verification"},
     {"fit", "finished_fits", "fit_model", "fit_options", "manager_options"},
     {"fit_inputs"},
-    {"saving"},
+    {"reader", "saving"},
     {"manager"},
     {"artifacts", "callbacks", "loop"},
     {"completion"},

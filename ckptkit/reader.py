@@ -1,0 +1,143 @@
+"""Restores out of one directory: what was asked for, or the newest checkpoint that is whole, whoever prunes meanwhile.
+
+reader = Reader(store, ledger, lock, graph)
+record, pending = reader.restore("latest")
+values = reader.state(record)                # what was saved beside the objects
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import tensorflow as tf
+
+from ckptkit import restoring
+from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
+from ckptkit.finding import find, nothing_to_restore
+from ckptkit.ledger import Ledger
+from ckptkit.listing import DirectoryReader
+from ckptkit.reading import CheckpointFile
+from ckptkit.records import CheckpointRecord
+from ckptkit.snapshot import CheckpointGraph, read_extras
+from ckptkit.store import Store
+
+__all__ = ["Before", "Reader", "Which"]
+
+_log = logging.getLogger("ckptkit")
+
+Before: TypeAlias = Callable[[CheckpointRecord, Mapping[str, tf.Tensor]], None]
+Which: TypeAlias = str | int | os.PathLike[str]
+
+
+class _GoneError(Exception):
+    """A checkpoint that was chosen is not there any more."""
+
+
+class Reader:
+    """The reading side of a manager.
+
+    Args:
+        store: The directory.
+        ledger: What is known of it; entered under ``lock``.
+        lock: Guards the ledger.
+        graph: The objects to restore.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, lock: threading.RLock, graph: CheckpointGraph) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._lock = lock
+        self._graph = graph
+
+    def refresh(self) -> None:
+        """Look at the directory, and enter what is there."""
+        listing = self._store.scan()
+        with self._lock:
+            self._ledger.adopt(listing, time.time())
+
+    def restore(
+        self, which: Which, *, strict: bool = True, before: Before | None = None
+    ) -> tuple[CheckpointRecord, restoring.Pending]:
+        """Restore the objects, all of them or none; see :meth:`ckptkit.CheckpointManager.restore`.
+
+        Returns:
+            The record of the checkpoint that was restored, and what still waits for its objects.
+        """
+        while True:
+            self.refresh()
+            try:
+                return self._first_of(self._wanted(which), which, strict, before)
+            except _GoneError as error:
+                _log.info("%s was deleted by its writer while it was read; looking again.", error)
+
+    def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
+        """Return what was saved beside the objects, as tensors on the host."""
+        with self._opened(record) as file:
+            return read_extras(file)
+
+    def borrow(self, record: CheckpointRecord) -> None:
+        """Assign a checkpoint's values, as one that nobody resumes from."""
+        with self._opened(record) as file:
+            restoring.restore(self._graph, file)
+
+    def _wanted(self, which: Which) -> list[CheckpointRecord]:
+        """Return what to restore, in order of preference."""
+        if which != "latest":
+            return [find(self._ledger, self._store.directory, which)]
+        for name, reason in self._ledger.damaged.items():
+            _log.warning("%s: checkpoint %s is damaged and left out: %s.", self._store.directory, name, reason)
+        return self._ledger.newest_first()
+
+    def _first_of(
+        self, records: Sequence[CheckpointRecord], which: Which, strict: bool, before: Before | None
+    ) -> tuple[CheckpointRecord, restoring.Pending]:
+        for record in records:
+            try:
+                return record, self._restored(record, strict, before)
+            except CheckpointDamagedError as error:
+                if not _is_there(record):
+                    raise _GoneError(record.prefix) from error
+                if which != "latest":
+                    raise
+                _log.warning("%s Falling back to the one before it.", error)
+                self._ledger.damaged[record.name] = str(error)
+        raise nothing_to_restore(self._ledger, self._store.directory)
+
+    def _restored(self, record: CheckpointRecord, strict: bool, before: Before | None) -> restoring.Pending:
+        # Opened first: what is verified, and what is deleted from here on, is what is read.
+        with self._opened(record) as file:
+            try:
+                self._store.verify(record)
+            except CheckpointNotFoundError as error:  # it was there when it was chosen: no reason for a fresh start
+                raise CheckpointDamagedError(f"checkpoint {record.prefix} cannot be read: {error}") from error
+            if before is not None:
+                before(record, read_extras(file))
+            return restoring.restore(self._graph, file, strict=strict, foreign=record.foreign)
+
+    @contextmanager
+    def _opened(self, record: CheckpointRecord) -> Iterator[CheckpointFile]:
+        """Open a checkpoint, and keep it from being deleted by our own saves while it is read."""
+        with self._lock:
+            self._ledger.being_read.append(record.prefix)
+        try:
+            with CheckpointFile(record.prefix) as file:
+                yield file
+        finally:
+            with self._lock:
+                self._ledger.being_read.remove(record.prefix)
+
+
+def _is_there(record: CheckpointRecord) -> bool:
+    """Say whether a checkpoint is still the one that was chosen: another process may have deleted it since."""
+    found = DirectoryReader(os.path.dirname(record.prefix)).scan().records
+    return _identity(record) in map(_identity, found)
+
+
+def _identity(record: CheckpointRecord) -> tuple[str, int, float, int]:
+    return record.name, record.sequence, record.created_at, record.size_bytes
