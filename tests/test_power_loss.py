@@ -210,6 +210,12 @@ class Values:
     def __init__(self, value):
         self._array = np.full(1000, value, np.float32)
 
+    def size_bytes(self):
+        return self._array.nbytes
+
+    def release(self):
+        pass
+
     def write(self, prefix, buffers):
         from ckptkit.held import Written
 

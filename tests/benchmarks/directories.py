@@ -1,12 +1,13 @@
 """directory: thousands of checkpoints in one folder, tiny ones, and whether anything grows faster than they do."""
 
-import json
+import dataclasses
 import os
 import shutil
 
 import tensorflow as tf
 
 import ckptkit
+from ckptkit.records import Manifest
 from tests.benchmarks.figures import Figure, Target
 from tests.benchmarks.timing import timed
 
@@ -67,13 +68,13 @@ class Directory:
 
 
 def copy(path, original, number):
-    """Add a copy of a checkpoint under another number, in the format that DESIGN.md tells."""
+    """Add a copy of a checkpoint under another number."""
     name = f"ckpt-{number}"
     with open(os.path.join(path, original + MANIFEST), encoding="utf-8") as file:
-        manifest = json.load(file)
-    files = {name + file.removeprefix(original): size for file, size in manifest["files"].items()}
-    for old, new in zip(manifest["files"], files):
+        manifest = Manifest.from_json(file.read())
+    files = {name + file.removeprefix(original): size for file, size in manifest.files.items()}
+    for old, new in zip(manifest.files, files):
         shutil.copyfile(os.path.join(path, old), os.path.join(path, new))
-    manifest |= {"name": name, "step": number, "sequence": number, "files": files}
+    manifest = dataclasses.replace(manifest, name=name, step=number, sequence=number, files=files)
     with open(os.path.join(path, name + MANIFEST), "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2)
+        file.write(manifest.to_json())
