@@ -50,8 +50,9 @@ class Ledger:
         self.damaged: dict[str, str] = {}
         self.is_stale = False  # an operation failed half way: only the directory knows what there is
         self.run_id = uuid.uuid4().hex
+        # By name: while one is being replaced its prefix is another.
         self.resumed_from: str | None = None
-        self.being_read: list[str] = []  # prefixes, each as often as it is
+        self.being_read: list[str] = []  # each as often as it is
         self._name = name
         self._newest = None if max_to_keep is None else Latest(max_to_keep)
         self._every = EveryNSecs(keep_every_secs) if keep_every_secs else None
@@ -149,7 +150,7 @@ class Ledger:
         for record in self._not_newest(now):
             if self._every is not None and self._is_preserved(record, now):
                 self._preserved_at = self._active[record.prefix]  # kept for its age: it leaves the list, not the disk
-            elif record.prefix == self.resumed_from or record.prefix in self.being_read:
+            elif record.name == self.resumed_from or record.name in self.being_read:
                 continue
             else:
                 gone.append(record)

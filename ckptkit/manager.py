@@ -451,7 +451,7 @@ class CheckpointManager:
         self._writer.wait()
         record, pending = self._reader.restore(which, strict=strict, before=before)
         self._pending = pending if strict else None
-        self._ledger.resumed_from = record.prefix
+        self._ledger.resumed_from = record.name
         self._asked = (record.step, record.epoch or 0)
         if self._checkpoint_interval is not None:
             self._last_checkpoint_step = self._current_step()

@@ -124,13 +124,13 @@ class Reader:
     def _opened(self, record: CheckpointRecord) -> Iterator[CheckpointFile]:
         """Open a checkpoint, and keep it from being deleted by our own saves while it is read."""
         with self._lock:
-            self._ledger.being_read.append(record.prefix)
+            self._ledger.being_read.append(record.name)
         try:
             with CheckpointFile(record.prefix) as file:
                 yield file
         finally:
             with self._lock:
-                self._ledger.being_read.remove(record.prefix)
+                self._ledger.being_read.remove(record.name)
 
 
 def _is_there(record: CheckpointRecord) -> bool:

@@ -99,18 +99,18 @@ def test_the_newest_is_never_taken_out_whatever_the_policy_says(records, max_to_
 @given(histories(), max_to_keeps, every, policies, st.integers(1, 12))
 def test_the_one_that_a_run_was_resumed_from_is_never_taken_out(records, max_to_keep, keep_every_secs, policy, step):
     book = ledger(max_to_keep, keep_every_secs=keep_every_secs, policy=policy)
-    book.resumed_from = f"run/ckpt-{step}"
+    book.resumed_from = f"ckpt-{step}"
     assert step not in add_and_tidy(book, records)
     assert (f"run/ckpt-{step}" in {r.prefix for r in book.records}) is (step <= len(records))
 
 
 def test_one_that_is_being_read_is_taken_out_when_the_last_reader_is_done():
     book = ledger(1)
-    book.being_read += ["run/ckpt-1", "run/ckpt-1"]
+    book.being_read += ["ckpt-1", "ckpt-1"]
     assert add_and_tidy(book, [record(1), record(2), record(3)]) == [2]
-    book.being_read.remove("run/ckpt-1")
+    book.being_read.remove("ckpt-1")
     assert steps(book.take_out_superfluous(4.0)) == []
-    book.being_read.remove("run/ckpt-1")
+    book.being_read.remove("ckpt-1")
     assert steps(book.take_out_superfluous(4.0)) == [1]
 
 

@@ -119,6 +119,24 @@ def test_the_checkpoint_a_run_was_resumed_from_is_never_deleted(value, tmp_path)
     assert steps(manager) == [1, 4]
 
 
+def test_the_one_resumed_from_stays_although_it_was_on_its_way_over_an_older_one(value, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    manager = manager_of(value, tmp_path)
+    manager.save(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_finish_replacing", fail)
+        with pytest.raises(ckptkit.CheckpointSaveError, match="failed after its commit"):
+            manager.save(1)
+    manager.close()
+    again = manager_of(value, tmp_path, 1)
+    assert "replace-" in again.restore().prefix
+    for step in range(2, 5):
+        again.save(step)
+    assert steps(again) == [1, 4]
+
+
 def test_a_failed_background_save_is_raised_once_at_the_next_call_and_the_next_save_works(value, tmp_path, full_disk):
     manager = manager_of(value, tmp_path, async_save=True)
     manager.save(1)
