@@ -68,6 +68,17 @@ def does_not_clean_up():
     Store.recover = lambda self: None
 
 
+def takes_long():
+    """Take so long to commit that who is killed in a save leaves its folder; that is no loss."""
+    commit = Store.commit
+
+    def slow(self, *arguments):
+        time.sleep(0.5)
+        return commit(self, *arguments)
+
+    Store.commit = slow
+
+
 def lets_anybody_write():
     """Take the lock, whoever has it."""
     DirectoryLock._take = lambda self, descriptor: None
@@ -99,12 +110,14 @@ QUIET = Plan(
     rot=None,
     seed=2,  # a second writer after the first commit
 )
+KILLED = replace(QUIET, kill=Kill(after_commits=3, secs=0.0, in_a_save=True))
 SOAKS = (  # what is broken, and what befalls each life
-    (
+    (  # who is let in must not sweep the first writer's save, or nothing else comes to light
         (lets_anybody_write, does_not_clean_up, writes_other_bytes, deletes_before_the_commit, hangs),
         replace(QUIET, second_writer=True),
     ),
-    ((resumes_a_batch_off, does_not_clean_up), replace(QUIET, kill=Kill(after_commits=3, secs=0.0, in_a_save=True))),
+    ((resumes_a_batch_off,), KILLED),
+    ((takes_long, does_not_clean_up), KILLED),
 )
 
 
