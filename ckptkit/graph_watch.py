@@ -50,8 +50,7 @@ class GraphWatch:
     def __init__(self, objects: Iterable[Any], children_of: Callable[[Any], Mapping[str, Any]]) -> None:
         self._children_of = children_of
         objects = list(objects)
-        self._variables = [item for item in objects if isinstance(item, keras.Variable)]
-        self._values = [(item, item.value) for item in self._variables]
+        self._values = [(item, item.value) for item in objects if isinstance(item, keras.Variable)]
         self._tracked: list[tuple[Any, list[str], list[Any]]] = []
         self._owners: list[tuple[Any, list[Any]]] = []
         self._asked: list[tuple[Any, list[str], list[Any]]] = []  # of the tracked, those that tell only when asked
@@ -85,7 +84,7 @@ class GraphWatch:
 
     def _containers(self) -> Iterator[Any]:
         """Yield every container that decides what is collected."""
-        yield from map(vars, self._variables)
+        yield from (vars(item) for item, _ in self._values)
         for owner, _ in self._owners:
             yield vars(owner)
             for name, value in vars(owner).items():

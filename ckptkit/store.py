@@ -26,7 +26,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
@@ -160,8 +160,9 @@ class Store(DirectoryReader):
 
     def committed(self, manifest: Manifest) -> CheckpointRecord | None:
         """Return the record of a checkpoint whose commit failed too late to be undone, None if it did before that."""
-        for folder, found in self._visible(manifest.name):
-            if (found.sequence, found.created_at) == (manifest.sequence, manifest.created_at):
+        for folder in (self.directory, *self.journals()):
+            found = read_manifest(os.path.join(folder, manifest.name + MANIFEST))
+            if found is not None and _age(found) == _age(manifest):
                 return CheckpointRecord.of(manifest, folder)
         return None
 
@@ -291,13 +292,6 @@ class Store(DirectoryReader):
             manifest = manifest_in(journal)
             if journal != but and manifest is not None and manifest.name == name:
                 self._give_up(journal)
-
-    def _visible(self, name: str) -> Iterator[tuple[str, Manifest]]:
-        """Yield where a checkpoint of that name is to be seen, and its manifest there."""
-        for folder in (self.directory, *self.journals()):
-            manifest = read_manifest(os.path.join(folder, name + MANIFEST))
-            if manifest is not None:
-                yield folder, manifest
 
     def _roll_back(self, path: str) -> None:
         """Remove a temporary file or folder, and what it tells of a checkpoint that is not committed."""

@@ -166,8 +166,7 @@ class Verification:
 
         with Bundle(record.prefix) as bundle:
             for entry in bundle.entries.values():
-                for piece in [stored.entry for stored in entry.slices] or [entry]:
-                    bundle.require(piece)
+                bundle.require(entry)
             if manifest is not None:
                 _compare_tables(manifest, bundle)
             if self._deep:
@@ -185,7 +184,7 @@ def is_for_others(manifest: str) -> bool:
     """Say whether a manifest that cannot be read may be sound: of a newer format, or another user's."""
     try:
         with open(manifest, "rb") as file:
-            Manifest.from_json(file.read())
+            Manifest.read(file)
     except (NewerManifestError, PermissionError):
         return True
     except (OSError, ManifestError):
