@@ -43,7 +43,8 @@ from ckptkit.input_position import DEFAULT_LIMIT
 from ckptkit.manager import CheckpointManager
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import All, Latest, PreservationPolicy
-from ckptkit.records import CheckpointRecord, is_better
+from ckptkit.ranking import is_better
+from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
 

@@ -6,10 +6,11 @@ Latest(3) | Best("val_loss", "min", n=2)   # what either of them keeps
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, cast
 
-__all__ = ["Combinable", "Combined"]
+__all__ = ["Combinable", "Combined", "leaves"]
 
 P = TypeVar("P", bound="Combinable")
 
@@ -38,6 +39,15 @@ class Combined:
 
     def __repr__(self) -> str:
         return f" {self.operator} ".join(f"({p!r})" if isinstance(p, Combined) else repr(p) for p in self.parts)
+
+
+def leaves(policy: Combinable | None) -> Iterator[Combinable]:
+    """Yield the policies that one is combined from, in the order in which they are written; itself, if it is none."""
+    for part in policy.parts if isinstance(policy, Combined) else () if policy is None else (policy,):
+        if isinstance(part, Combined):
+            yield from leaves(cast("Combinable", part))
+        else:
+            yield part
 
 
 def _combine(kind: Any, left: Any, right: Any) -> Any:

@@ -12,7 +12,8 @@ import os
 from ckptkit.errors import CheckpointDamagedError, CheckpointError, CheckpointNotFoundError
 from ckptkit.ledger import Ledger
 from ckptkit.listing import MANIFEST, DirectoryReader, read_manifest
-from ckptkit.records import CheckpointRecord, is_better
+from ckptkit.ranking import is_better
+from ckptkit.records import CheckpointRecord
 
 __all__ = ["best_of", "find", "nothing_to_restore"]
 

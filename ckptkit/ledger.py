@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ckptkit.combinators import Combined
+from ckptkit.combinators import leaves
 from ckptkit.listing import Listing
 from ckptkit.preservation import All, Best, EveryNSecs, KeepContext, Latest, PreservationPolicy
-from ckptkit.records import CheckpointRecord, best_record, split_number
+from ckptkit.ranking import best_record, best_values
+from ckptkit.records import CheckpointRecord, split_number
 from ckptkit.state_file import StateFile
 
 __all__ = ["Ledger"]
@@ -36,6 +37,10 @@ class Ledger:
         keep_every_secs: Also keep one every so many seconds, and take it off the list as TensorFlow's manager does.
         policy: What to keep beside the newest.
         now: Seconds since the Epoch.
+        modes: How the metrics rank whose best values are to be known, ``"min"`` or ``"max"`` by name.
+
+    Attributes:
+        best_values: The best value so far of each of these metrics, of this run and not only of what is still there.
     """
 
     def __init__(
@@ -45,8 +50,10 @@ class Ledger:
         keep_every_secs: float | None,
         policy: PreservationPolicy | None,
         now: float,
+        modes: Mapping[str, str] | None = None,
     ) -> None:
-        self.best_policy = _find_best(policy)
+        self.best_policy = next((leaf for leaf in leaves(policy) if isinstance(leaf, Best)), None)
+        self.best_values: dict[str, float] = {}
         self.damaged: dict[str, str] = {}
         self.is_stale = False  # an operation failed half way: only the directory knows what there is
         self.run_id = uuid.uuid4().hex
@@ -57,6 +64,7 @@ class Ledger:
         self._newest = None if max_to_keep is None else Latest(max_to_keep)
         self._every = EveryNSecs(keep_every_secs) if keep_every_secs else None
         self._policy = policy
+        self._modes = modes or {}
         self._records: dict[str, CheckpointRecord] = {}
         self._active: dict[str, float] = {}
         self._state: StateFile | None = None  # as it was read or written last
@@ -98,6 +106,10 @@ class Ledger:
         unread = self.damaged.keys() - {record.name for record in self.records}
         return (_ROOM if unread else 1) + max((record.sequence for record in self.records), default=0)
 
+    def best_with(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return :attr:`best_values` as they are with what was measured now."""
+        return best_values(self.best_values, metrics, modes=self._modes)
+
     def newest_first(self) -> list[CheckpointRecord]:
         """Return the order in which a run would want to go on from them."""
         own = [record for record in self.records if self._is_own(record.name)]
@@ -111,6 +123,7 @@ class Ledger:
         # What a restore has found inside the data no listing tells.
         self.damaged = {r.name: known[r.name, r.sequence] for r in self.records if (r.name, r.sequence) in known}
         self.damaged.update(listing.damaged)
+        self._find_best_values()
         self.run_id = next((record.run_id for record in reversed(self.records) if record.run_id), self.run_id)
         if listing.state is not None and listing.state == self._state:
             # Seen before, or our own: what is managed was decided then, by the clock of then.
@@ -143,6 +156,7 @@ class Ledger:
         self._records[record.prefix] = record
         self._active[record.prefix] = record.created_at
         self.damaged.pop(record.name, None)
+        self._find_best_values()
 
     def take_out_superfluous(self, now: float) -> list[CheckpointRecord]:
         """Take out of the ledger, and return, what nothing keeps; oldest first."""
@@ -191,6 +205,13 @@ class Ledger:
         assert self.best_policy is not None
         return best_record(records, self.best_policy.monitor, self.best_policy.mode)
 
+    def _find_best_values(self) -> None:
+        # Those of a checkpoint that was pruned live on in the manifests of later ones. But where one is damaged nobody
+        # knows whose they are: then what is still there counts alone, and a save too many is better than none.
+        measured = [record.metrics for record in self._sound(self.records)]
+        remembered = [] if self.damaged else [record.best for record in self.records]
+        self.best_values = best_values(*measured, *remembered, modes=self._modes)
+
     def _is_own(self, name: str) -> bool:
         number = split_number(name)
         return number is not None and number[0] == self._name
@@ -202,10 +223,3 @@ def _times(state: StateFile) -> Iterable[tuple[str, float]]:
         state.all_model_checkpoint_paths
     )
     return zip(map(os.path.basename, state.all_model_checkpoint_paths), times)
-
-
-def _find_best(policy: PreservationPolicy | None) -> Best | None:
-    if isinstance(policy, Best):
-        return policy
-    parts: tuple[PreservationPolicy, ...] = policy.parts if isinstance(policy, Combined) else ()
-    return next((best for part in parts if (best := _find_best(part)) is not None), None)

@@ -8,13 +8,30 @@ A policy is pure: it sees no clock, no disk and no log, so the same context alwa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import fmean
 
+from ckptkit.arguments import require_count, require_metric, require_mode, require_number, require_steps
 from ckptkit.combinators import Combinable, Combined
+from ckptkit.ranking import is_better
 
-__all__ = ["Always", "EveryEpochs", "EverySteps", "Never", "SaveContext", "SavePolicy"]
+__all__ = [
+    "Always",
+    "AtSteps",
+    "EveryEpochs",
+    "EverySecs",
+    "EverySteps",
+    "Never",
+    "OnImprovement",
+    "OverheadBudget",
+    "SaveContext",
+    "SavePolicy",
+]
+
+_RETRY_SECS = 10.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,11 @@ class SaveContext:
         previous_epoch: Epochs done when the policy was last asked.
         now: Seconds since the Epoch.
         metrics: What was measured at this very moment.
+        last_save_at: Seconds since the Epoch when the last save began, or the run, where it has saved nothing yet.
+        best: The best value so far of each metric that ranks checkpoints, be its checkpoint still there or not.
+        lost_secs: How much training time each of the last saves cost, oldest first; empty where none was measured yet.
+        is_saving: Whether a save is under way, or has ended and its cost is not known yet.
+        has_saved: Whether this process has tried to save at all.
     """
 
     step: int
@@ -36,6 +58,15 @@ class SaveContext:
     previous_epoch: int = 0
     now: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    last_save_at: float = 0.0
+    best: Mapping[str, float] = field(default_factory=dict)
+    lost_secs: Sequence[float] = ()
+    is_saving: bool = False
+    has_saved: bool = False
+
+    def has_waited(self, secs: float) -> bool:
+        """Say whether the last save is so many seconds ago; if the clock was set back, nobody knows, and it is."""
+        return not 0.0 <= self.now - self.last_save_at < secs
 
 
 class SavePolicy(Combinable):
@@ -56,7 +87,7 @@ class EverySteps(SavePolicy):
     n: int
 
     def __post_init__(self) -> None:
-        _require_count(self, self.n)
+        require_count(self, "n", self.n)
 
     def should_save(self, context: SaveContext) -> bool:
         """Say whether a multiple of ``n`` lies after the previous step, up to this one."""
@@ -70,11 +101,100 @@ class EveryEpochs(SavePolicy):
     n: int = 1
 
     def __post_init__(self) -> None:
-        _require_count(self, self.n)
+        require_count(self, "n", self.n)
 
     def should_save(self, context: SaveContext) -> bool:
         """Say whether a multiple of ``n`` epochs was finished since the previous question."""
         return context.epoch // self.n > context.previous_epoch // self.n
+
+
+@dataclass(frozen=True)
+class EverySecs(SavePolicy):
+    """Save when the last save, for whatever reason it was taken, is ``secs`` seconds ago."""
+
+    secs: float
+
+    def __post_init__(self) -> None:
+        require_number(self, "secs", self.secs)
+
+    def should_save(self, context: SaveContext) -> bool:
+        """Say whether so many seconds have passed."""
+        return context.has_waited(self.secs)
+
+
+@dataclass(frozen=True)
+class AtSteps(SavePolicy):
+    """Save at each of these steps, or at the first question after it; each of them once."""
+
+    steps: Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", require_steps(self, self.steps))
+
+    def should_save(self, context: SaveContext) -> bool:
+        """Say whether one of the steps lies after the previous step, up to this one."""
+        return bisect_right(self.steps, context.step) > bisect_right(self.steps, context.previous_step)
+
+
+@dataclass(frozen=True)
+class OnImprovement(SavePolicy):
+    """Save when a metric is better than ever before in this run, however often it was started again.
+
+    Where the metric was not measured nothing is decided: with a ``val_`` metric saves come at validations only. NaN is
+    never better.
+    """
+
+    monitor: str
+    mode: str
+
+    def __post_init__(self) -> None:
+        require_metric(self, self.monitor)
+        require_mode(self, self.mode)
+
+    def should_save(self, context: SaveContext) -> bool:
+        """Say whether the metric was measured now, and beats the best so far."""
+        value = context.metrics.get(self.monitor, math.nan)
+        return is_better(value, context.best.get(self.monitor), self.mode)
+
+
+@dataclass(frozen=True)
+class OverheadBudget(SavePolicy):
+    """Save as often as the training time that saves cost stays within a fraction of all time.
+
+    Each save is paid for by the time that follows it: after one that cost training 0.3 s, the next comes 30 s later at
+    the earliest if 1 % may be lost. So the sum stays within the budget whatever the disk does, and when it becomes slow
+    the very next interval is longer. The first save is taken at once, to measure one.
+
+    Args:
+        max_fraction: The most that saves may cost, as a fraction of all time, more than 0 and less than 1.
+        mtbf_secs: Mean time between failures of the machine, in seconds. If it is said, saves come no more often than
+            loses the least in all, in saves and in the work that is done again after a failure: about every
+            ``sqrt(2 * cost * mtbf_secs)`` seconds. None saves as often as the budget allows.
+
+    Source: Mohan et al., CheckFreq, FAST 2021; Daly, A higher order estimate of the optimum checkpoint interval for
+        restart dumps, 2006.
+    """
+
+    max_fraction: float = 0.01
+    mtbf_secs: float | None = None
+
+    def __post_init__(self) -> None:
+        require_number(self, "max_fraction", self.max_fraction, below=1.0)
+        if self.mtbf_secs is not None:
+            require_number(self, "mtbf_secs", self.mtbf_secs)
+
+    def should_save(self, context: SaveContext) -> bool:
+        """Say whether the last save is paid for."""
+        if context.is_saving:
+            return False
+        if not context.lost_secs:  # with nothing to measure by but failed saves, try again now and then
+            return not context.has_saved or context.has_waited(_RETRY_SECS)
+        return context.has_waited(self.interval_secs(context.lost_secs))
+
+    def interval_secs(self, lost_secs: Sequence[float]) -> float:
+        """Return how long to wait after the last of some saves, from what each of them cost in seconds."""
+        interval = lost_secs[-1] / self.max_fraction
+        return interval if self.mtbf_secs is None else max(interval, _optimum(fmean(lost_secs), self.mtbf_secs))
 
 
 @dataclass(frozen=True)
@@ -114,6 +234,10 @@ class _AllOf(Combined, SavePolicy):
 SavePolicy.family, SavePolicy.union, SavePolicy.intersection = SavePolicy, _AnyOf, _AllOf
 
 
-def _require_count(policy: SavePolicy, n: Any) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"{type(policy).__name__} takes a whole number of at least 1, got {n!r}.")
+def _optimum(cost: float, mtbf: float) -> float:
+    """Return Daly's optimum of the time from the beginning of one save to that of the next."""
+    if cost >= 2.0 * mtbf:
+        return mtbf + cost
+    share = cost / (2.0 * mtbf)
+    # Daly's is the time of work between two saves; the save itself comes on top, and takes his last term away.
+    return math.sqrt(2.0 * cost * mtbf) * (1.0 + math.sqrt(share) / 3.0 + share / 9.0)

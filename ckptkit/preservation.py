@@ -12,12 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ckptkit.arguments import require_count, require_metric, require_mode, require_number, require_steps
 from ckptkit.combinators import Combinable, Combined
+from ckptkit.ranking import best_first
 from ckptkit.records import CheckpointRecord
 
-__all__ = ["All", "Best", "EveryNSecs", "KeepContext", "Latest", "PreservationPolicy"]
+__all__ = [
+    "All",
+    "Best",
+    "EveryNSecs",
+    "EveryNSteps",
+    "KeepContext",
+    "Latest",
+    "NewerThan",
+    "PreservationPolicy",
+    "Steps",
+]
 
 
 @dataclass(frozen=True)
@@ -59,9 +70,7 @@ class Latest(PreservationPolicy):
     n: int = 1
 
     def __post_init__(self) -> None:
-        _require(
-            isinstance(self.n, int) and not isinstance(self.n, bool) and self.n >= 1, self, "n", self.n, "at least 1"
-        )
+        require_count(self, "n", self.n)
 
     def keep(self, context: KeepContext) -> frozenset[str]:
         """Return the last ``n`` prefixes."""
@@ -70,25 +79,40 @@ class Latest(PreservationPolicy):
 
 @dataclass(frozen=True)
 class Best(PreservationPolicy):
-    """Keep the ``n`` best by a metric; of equals the earlier. Records without the metric do not compete."""
+    """Keep the ``n`` best by a metric; of equals the one of the earlier step. Records without it do not compete."""
 
     monitor: str
     mode: str
     n: int = 1
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.monitor, str) and self.monitor != "", self, "monitor", self.monitor, "a metric's name")
-        _require(self.mode in ("min", "max"), self, "mode", self.mode, "'min' or 'max'")
-        _require(
-            isinstance(self.n, int) and not isinstance(self.n, bool) and self.n >= 1, self, "n", self.n, "at least 1"
-        )
+        require_metric(self, self.monitor)
+        require_mode(self, self.mode)
+        require_count(self, "n", self.n)
 
     def keep(self, context: KeepContext) -> frozenset[str]:
         """Return the prefixes of the ``n`` best."""
-        sign = 1 if self.mode == "min" else -1
-        scored = [r for r in context.records if not math.isnan(r.metrics.get(self.monitor, math.nan))]
-        # sorted() is stable, so of equal values the earlier record comes first.
-        return frozenset(r.prefix for r in sorted(scored, key=lambda r: sign * r.metrics[self.monitor])[: self.n])
+        ranked = best_first(context.records, self.monitor, self.mode)
+        return frozenset(record.prefix for record in ranked[: self.n])
+
+
+@dataclass(frozen=True)
+class EveryNSteps(PreservationPolicy):
+    """Keep the first checkpoint at or after each multiple of ``n`` steps, from ``n`` itself on."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        require_count(self, "n", self.n)
+
+    def keep(self, context: KeepContext) -> frozenset[str]:
+        """Return the prefix of the earliest step behind each multiple."""
+        first: dict[int, CheckpointRecord] = {}
+        for record in context.records:
+            multiple = record.step // self.n
+            if multiple > 0 and (multiple not in first or record.step < first[multiple].step):
+                first[multiple] = record
+        return frozenset(record.prefix for record in first.values())
 
 
 @dataclass(frozen=True)
@@ -98,8 +122,7 @@ class EveryNSecs(PreservationPolicy):
     secs: float
 
     def __post_init__(self) -> None:
-        number = isinstance(self.secs, (int, float)) and not isinstance(self.secs, bool)
-        _require(number and self.secs > 0, self, "secs", self.secs, "more than 0 seconds")
+        require_number(self, "secs", self.secs)
 
     def keep(self, context: KeepContext) -> frozenset[str]:
         """Return each prefix that is at least ``secs`` younger than the one kept before it."""
@@ -110,6 +133,34 @@ class EveryNSecs(PreservationPolicy):
                 kept.append(record.prefix)
                 last = record.created_at
         return frozenset(kept)
+
+
+@dataclass(frozen=True)
+class NewerThan(PreservationPolicy):
+    """Keep what is less than ``secs`` seconds old."""
+
+    secs: float
+
+    def __post_init__(self) -> None:
+        require_number(self, "secs", self.secs)
+
+    def keep(self, context: KeepContext) -> frozenset[str]:
+        """Return the prefixes of those that were made in the last ``secs`` seconds."""
+        return frozenset(r.prefix for r in context.records if context.now - r.created_at < self.secs)
+
+
+@dataclass(frozen=True)
+class Steps(PreservationPolicy):
+    """Keep the checkpoints of exactly these steps."""
+
+    steps: Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", require_steps(self, self.steps))
+
+    def keep(self, context: KeepContext) -> frozenset[str]:
+        """Return the prefixes of those whose step is listed."""
+        return frozenset(record.prefix for record in context.records if record.step in self.steps)
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,8 +181,3 @@ class _AllOf(Combined, PreservationPolicy):
 
 PreservationPolicy.family = PreservationPolicy
 PreservationPolicy.union, PreservationPolicy.intersection = _AnyOf, _AllOf
-
-
-def _require(fine: bool, policy: PreservationPolicy, name: str, value: Any, wanted: str) -> None:
-    if not fine:
-        raise ValueError(f"{type(policy).__name__} takes {name} = {wanted}, got {value!r}.")

@@ -2,7 +2,7 @@
 
     manifest = Manifest.from_json(text)            # ManifestError says what is wrong with it
     record = CheckpointRecord.of(manifest, "runs/digits")
-    best = best_record(records, monitor="val_loss", mode="min")
+    record = CheckpointRecord.of(manifest, "runs/digits")
 
 ``ckpt-1200.manifest.json`` is the commit of ``ckpt-1200``: it is written last, and a checkpoint whose manifest is
 missing or does not describe the files beside it was never saved.
@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -28,9 +28,7 @@ __all__ = [
     "ManifestError",
     "NewerManifestError",
     "TensorInfo",
-    "best_record",
     "finite_json",
-    "is_better",
     "split_number",
 ]
 
@@ -69,7 +67,8 @@ class Manifest:
     """The facts that make a checkpoint a checkpoint; see the module's docstring.
 
     ``sequence`` counts commits in one directory, so that order does not hang on clocks or on step numbers.
-    ``files`` maps each file's name, relative to the directory, to its size in bytes.
+    ``files`` maps each file's name, relative to the directory, to its size in bytes. ``best`` has the best value so far
+    of each metric that ranks checkpoints, ``config`` what the run was configured with, as JSON has it.
     """
 
     name: str
@@ -83,6 +82,7 @@ class Manifest:
     batch: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     tensors: tuple[TensorInfo, ...] = ()
@@ -99,6 +99,7 @@ class Manifest:
             "batch": self.batch,
             "metrics": finite_json(self.metrics),
             "best": finite_json(self.best),
+            "config": dict(self.config),
             "created_at": self.created_at,
             "files": dict(self.files),
             "index_crc32c": self.index_crc32c,
@@ -144,6 +145,7 @@ class Manifest:
                 batch=None if raw.get("batch") is None else _count(raw, "batch"),
                 metrics=_numbers(raw, "metrics"),
                 best=_numbers(raw, "best"),
+                config=_typed(raw, "config", dict) if "config" in raw else {},
                 versions={str(k): str(v) for k, v in _typed(raw, "versions", dict).items()},
                 seconds={name: _finite(value) for name, value in _numbers(raw, "seconds").items()},
                 tensors=tuple(_tensor(row) for row in _typed(raw, "tensors", list)),
@@ -196,6 +198,8 @@ class CheckpointRecord:
         epoch: Epochs done, or None where it was not said.
         batch: Batches done in the epoch that follows, or None.
         metrics: What was measured at that very moment, empty where nothing was.
+        best: The best value so far of each metric that ranks checkpoints.
+        config: What the run was configured with, empty where that is not known.
         created_at: Seconds since the Epoch, from ``time.time()``.
         size_bytes: Size of all its files.
         sequence: Its place in the order of commits; 0 for a foreign one.
@@ -208,6 +212,8 @@ class CheckpointRecord:
     epoch: int | None = None
     batch: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     created_at: float = 0.0
     size_bytes: int = 0
     sequence: int = 0
@@ -228,6 +234,8 @@ class CheckpointRecord:
             epoch=manifest.epoch,
             batch=manifest.batch,
             metrics=dict(manifest.metrics),
+            best=dict(manifest.best),
+            config=dict(manifest.config),
             created_at=manifest.created_at,
             size_bytes=sum(manifest.files.values()),
             sequence=manifest.sequence,
@@ -237,25 +245,6 @@ class CheckpointRecord:
     def at(self, prefix: str) -> CheckpointRecord:
         """Return the same record with its files at another prefix."""
         return replace(self, prefix=prefix)
-
-
-def is_better(value: float, than: float | None, mode: str) -> bool:
-    """Say whether a metric's value beats another; NaN never does, and everything else beats nothing."""
-    if math.isnan(value):
-        return False
-    if than is None or math.isnan(than):
-        return True
-    return value < than if mode == "min" else value > than
-
-
-def best_record(records: Iterable[CheckpointRecord], monitor: str, mode: str) -> CheckpointRecord | None:
-    """Return the record with the best ``monitor``; of equals the earliest. Records without it do not compete."""
-    best: CheckpointRecord | None = None
-    for record in records:
-        value = record.metrics.get(monitor, math.nan)
-        if is_better(value, None if best is None else best.metrics[monitor], mode):
-            best = record
-    return best
 
 
 def split_number(name: str) -> tuple[str, int] | None:

@@ -22,7 +22,7 @@ from ckptkit.failures import cause_of, failure, remedy_for
 from ckptkit.free_space import require_room
 from ckptkit.held import Held
 from ckptkit.ledger import Ledger
-from ckptkit.records import CheckpointRecord, Manifest, TensorInfo, is_better
+from ckptkit.records import CheckpointRecord, Manifest, TensorInfo
 from ckptkit.staging import StagingBuffers
 from ckptkit.stats import Took
 from ckptkit.store import Store
@@ -137,7 +137,7 @@ class SaveJob:
                 files=self._store.sizes(pending),
                 index_crc32c=checksum,
                 run_id=self._ledger.run_id,
-                best=self._best_so_far(),
+                best=self._ledger.best_with(self._facts["metrics"]),
                 versions={"tensorflow": tf.__version__, "keras": keras.__version__},
                 tensors=tuple(
                     TensorInfo(
@@ -165,17 +165,6 @@ class SaveJob:
         # Again, but only now: what is still to be deleted stays listed, or after a crash nothing would manage it.
         if state != written:
             self._store.write_state(state)
-
-    def _best_so_far(self) -> dict[str, float]:
-        policy = self._ledger.best_policy
-        if policy is None:
-            return {}
-        best = self._ledger.best
-        value = None if best is None else best.metrics[policy.monitor]
-        ours = self._facts["metrics"].get(policy.monitor)
-        if ours is not None and is_better(ours, value, policy.mode):
-            value = ours
-        return {} if value is None else {policy.monitor: value}
 
     def _told(self, error: BaseException) -> str:
         self._ledger.is_stale = True

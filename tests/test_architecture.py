@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"checksums", "errors"},
+    {"arguments", "checksums", "errors"},
     {
         "bundle_protos",
         "combinators",
@@ -38,8 +38,8 @@ FLOORS = [
         "tolerance",
         "varint",
     },
-    {"failures", "free_space", "listing", "mismatch", "policies", "preservation", "snappy", "string_tensors", "writer"},
-    {"table"},
+    {"failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
+    {"policies", "preservation", "table"},
     {"bundle_index", "ledger", "shard_stream", "store"},
     {
         "bundle",

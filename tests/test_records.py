@@ -20,8 +20,6 @@ from ckptkit.records import (
     ManifestError,
     NewerManifestError,
     TensorInfo,
-    best_record,
-    is_better,
     split_number,
 )
 
@@ -32,6 +30,11 @@ names = st.text(min_size=1, max_size=50).filter(
 )
 metrics = st.dictionaries(st.text(), st.floats())
 tensors = st.builds(TensorInfo, st.text(), st.text(), st.lists(counts).map(tuple), counts)
+strict_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | floats | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @st.composite
@@ -51,6 +54,7 @@ def manifests(draw):
         batch=draw(st.none() | counts),
         metrics=draw(metrics),
         best=draw(metrics),
+        config=draw(st.dictionaries(st.text(), strict_json, max_size=3)),
         versions=draw(st.dictionaries(st.text(), st.text())),
         seconds=draw(st.dictionaries(st.text(), floats)),
         tensors=tuple(draw(st.lists(tensors, max_size=3))),
@@ -78,6 +82,7 @@ def valid(**changes):
         batch=2,
         metrics={"loss": 0.5},
         best={"loss": 0.25},
+        config={"max_to_keep": 3},
         versions={"tensorflow": "2.21.0"},
         seconds={"written": 0.1},
         tensors=(TensorInfo("kernel", "float32", (2, 5), 40),),
@@ -216,10 +221,14 @@ def test_a_manifest_of_a_newer_format_is_told_from_one_of_none(found, newer):
     assert isinstance(caught.value, NewerManifestError) is newer
 
 
-@pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", "epoch", "batch")])
+@pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", "epoch", "batch", "config")])
 def test_a_missing_field_is_named(field):
     with pytest.raises(ManifestError, match=f"^no field '{field}'$"):
         Manifest.from_json(json.dumps(valid(**{field: ...})))
+
+
+def test_a_manifest_of_before_configurations_were_stored_has_none():
+    assert Manifest.from_json(json.dumps(valid(config=...))).config == {}
 
 
 @pytest.mark.parametrize("field", ["epoch", "batch"])
@@ -497,6 +506,8 @@ def test_a_record_says_what_its_manifest_says():
         epoch=1,
         batch=2,
         metrics={"loss": 0.5},
+        best={"loss": 0.25},
+        config={"max_to_keep": 3},
         created_at=1.5,
         size_bytes=42,
         sequence=3,
@@ -517,46 +528,6 @@ def test_a_record_and_a_manifest_cannot_be_changed():
     for value in (manifest, manifest.tensors[0], CheckpointRecord.of(manifest, "runs")):
         with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field"):
             setattr(value, dataclasses.fields(value)[0].name, "other")
-
-
-# Ranking -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "than", "mode", "better"),
-    [
-        (1.0, 2.0, "min", True),
-        (2.0, 1.0, "min", False),
-        (2.0, 1.0, "max", True),
-        (1.0, 1.0, "min", False),
-        (1.0, 1.0, "max", False),
-        (math.inf, None, "min", True),
-        (-math.inf, None, "max", True),
-        (9.0, math.nan, "min", True),
-        (math.nan, None, "min", False),
-        (math.nan, math.nan, "max", False),
-        (math.nan, 1.0, "max", False),
-    ],
-)
-def test_nan_is_never_better_and_everything_else_is_better_than_nothing(value, than, mode, better):
-    assert is_better(value, than, mode) is better
-
-
-@settings(deadline=None)
-@given(st.lists(st.none() | st.floats()), st.sampled_from(["min", "max"]))
-def test_the_best_record_is_the_earliest_of_those_that_no_other_beats(values, mode):
-    records = [record(i, **({} if value is None else {"loss": value})) for i, value in enumerate(values)]
-    numbers = [value for value in values if value is not None and not math.isnan(value)]
-    best = best_record(records, "loss", mode)
-    if not numbers:
-        assert best is None
-    else:
-        wanted = min(numbers) if mode == "min" else max(numbers)
-        assert best is next(r for r in records if r.metrics.get("loss") == wanted)
-
-
-def test_a_record_without_the_metric_does_not_compete():
-    assert best_record([record(1, accuracy=1.0), record(2)], "loss", "min") is None
 
 
 # Names -------------------------------------------------------------------------------------------------------------

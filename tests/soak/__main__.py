@@ -49,6 +49,8 @@ def soak(options, known=None, onlooker=None):
         known: What :func:`references` returned, None to find out.
         onlooker: Restores without writing, None to start one.
     """
+    if options.directory is not None:
+        os.makedirs(options.directory, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="ckptkit-soak-", dir=options.directory)
     small = os.path.join(folder, "small")
     with contextlib.ExitStack() as stack:
