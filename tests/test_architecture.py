@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"arguments", "checksums", "errors"},
+    {"arguments", "checksums", "errors", "spelling"},
     {
         "bundle_protos",
         "combinators",
@@ -50,6 +50,7 @@ FLOORS = [
         "export.publishing",
         "export.versions",
         "finding",
+        "policy_text",
     },
     {"verifying"},
     {"repairing"},
