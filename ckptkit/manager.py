@@ -38,11 +38,13 @@ from ckptkit.finding import best_of
 from ckptkit.ledger import Ledger
 from ckptkit.lock import DirectoryLock
 from ckptkit.manager_options import read_save_options, validate
-from ckptkit.policies import SaveContext, SavePolicy
+from ckptkit.monitors import modes_of, require_measured
+from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
 from ckptkit.records import CheckpointRecord
 from ckptkit.saving import SaveJob
+from ckptkit.schedule import Schedule
 from ckptkit.snapshot import CheckpointGraph
 from ckptkit.staging import StagingBuffers
 from ckptkit.stats import SaveRecorder, SaveStats, Took
@@ -126,6 +128,7 @@ class CheckpointManager:
         self._init_fn = init_fn
         self._last_checkpoint_step = last_checkpoint_step
         self._save_policy = save_policy
+        self._modes = modes_of(save_policy, preservation_policy)
         self._async_save = async_save
         self._tolerance = Tolerance(on_save_error, max_save_errors)
         self._read_only = read_only
@@ -138,12 +141,13 @@ class CheckpointManager:
         self._recorder = SaveRecorder()
         max_to_keep = None if max_to_keep is None else int(max_to_keep)
         keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
-        self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, time.time())
+        now = time.time()
+        self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, now, self._modes)
+        self._schedule = Schedule(save_policy, now, self._modes)
         self._state_lock = threading.RLock()  # the background thread enters its commits in the ledger
         self._lock: DirectoryLock | None = None
         self._free_lock: weakref.finalize[Any, Any] | None = None
         self._pending: restoring.Pending | None = None
-        self._asked = (0, 0)  # step and epoch when the policy was last asked
         self._reader = Reader(self._store, self._ledger, self._state_lock, graph)
         self._reader.refresh()
 
@@ -168,6 +172,11 @@ class CheckpointManager:
     def save_policy(self) -> SavePolicy | None:
         """The policy that :meth:`maybe_save` asks."""
         return self._save_policy
+
+    @property
+    def saved_step(self) -> int | None:
+        """Step of the newest save that is committed or under way, or of what was restored; None if there is none."""
+        return self._schedule.saved_step
 
     @property
     def latest_checkpoint(self) -> str | None:
@@ -260,18 +269,21 @@ class CheckpointManager:
         began = time.perf_counter()
         held = self._graph.take(state)
         now = time.perf_counter()
+        measured = {str(k): float(v) for k, v in (metrics or {}).items()}
         facts = {
             "step": number,
             "epoch": epoch,
             "batch": batch,
-            "metrics": {str(k): float(v) for k, v in (metrics or {}).items()},
+            "metrics": measured,
             "seconds": {"blocked": now - began},
         }
+        is_over = self._schedule.save_began(None if checkpoint_number is None else number, time.time(), measured)
         self._recorder.save_began(number, now, now - began)
         name = f"{self._name}-{number}"
         before, self._last_checkpoint_step = self._last_checkpoint_step, step
 
         def ended(took: Took | None) -> None:
+            is_over(took is not None)
             if took is None:
                 if self._last_checkpoint_step == step:
                     self._last_checkpoint_step = before  # a retry at the same step saves
@@ -326,21 +338,27 @@ class CheckpointManager:
             state: Called for further values to store, only if a save is due.
 
         Returns:
-            The checkpoint's prefix; None if none is due, if two saves are still under way, which is logged, or if it
-            failed and ``on_save_error`` puts up with that.
+            The checkpoint's prefix; None if none is due, if this step is saved already, if two saves are still under
+            way, which is logged, or if it failed and ``on_save_error`` puts up with that.
 
         Raises:
             CheckpointSaveError: As :meth:`save` does. Asked again at the same step, it saves.
+            ValueError: A policy looks at a metric that is not among those of an epoch's end. What was due is saved.
         """
-        before = self._asked
-        if not self.is_due(step, epoch=epoch, metrics=metrics):
-            return None
-        extra = state() if state is not None else None
-        try:
-            return self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
-        except CheckpointSaveError:
-            self._asked = before
-            raise
+        is_epochs_end = epoch is not None and epoch > self._schedule.epoch
+        saved = None
+        # At the end of an epoch there is something new to say even of a step that is saved: what was measured.
+        is_new = step != self._schedule.saved_step or (is_epochs_end and bool(metrics))
+        if self.is_due(step, epoch=epoch, metrics=metrics) and is_new:
+            extra = state() if state is not None else None
+            try:
+                saved = self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
+            except CheckpointSaveError:
+                self._schedule.take_back()
+                raise
+        if is_epochs_end and metrics:
+            self.require_monitors(metrics, epoch or 0)
+        return saved
 
     def is_due(self, step: int, *, epoch: int | None = None, metrics: Mapping[str, float] | None = None) -> bool:
         """Ask ``save_policy`` whether to save now; each question counts as the last one before the next.
@@ -351,22 +369,32 @@ class CheckpointManager:
             metrics: Numbers measured at this very moment.
 
         Returns:
-            False if no save is due, or if two are still under way, which is logged.
+            False if no save is due, or if two are still under way, which is logged. One that is the best so far is due
+            all the same, and waits for its turn.
 
         Raises:
             CheckpointSaveError: An earlier background save failed.
         """
-        if (epoch or 0) != self._asked[1]:
+        epoch = epoch or 0
+        if epoch != self._schedule.epoch:
             self._recorder.pause()  # between two epochs lies more than a step: a validation, perhaps
         if self._recorder.step_boundary(time.perf_counter()):
             self._log_costs()
         self._raise_background_error()
-        context = SaveContext(step, self._asked[0], epoch or 0, self._asked[1], time.time(), metrics or {})
-        self._asked = (step, epoch or 0)
-        if self._save_policy is not None and not self._save_policy.should_save(context):
+        now = time.time()
+        if not self._schedule.is_due(
+            step,
+            epoch,
+            now,
+            metrics=metrics or {},
+            best=self._ledger.best_values,
+            lost_secs=self._recorder.lost_secs,
+            is_saving=self._recorder.is_saving,
+        ):
             return False
-        if not (self._async_save and self._writer.busy):
+        if not (self._async_save and self._writer.busy) or self._schedule.is_best:
             return True
+        self._schedule.save_skipped(now)
         self._recorder.skipped()
         _log.warning(
             "skipped the save of step %d to %s: one is being written and one is waiting (%d skipped so far).",
@@ -375,6 +403,39 @@ class CheckpointManager:
             self._recorder.stats().skipped,
         )
         return False
+
+    def begin_at(self, step: int, epoch: int = 0) -> None:
+        """Let ``save_policy`` count from here, where nothing has to be saved; :meth:`restore` does it by itself.
+
+        Args:
+            step: Optimizer steps done.
+            epoch: Epochs done.
+        """
+        self._schedule.begin_at(step, epoch, time.time())
+
+    def require_monitors(
+        self, metrics: Mapping[str, float], epoch: int, *, is_complete: bool = False, is_validated: bool = True
+    ) -> None:
+        """Refuse policies that look at a metric which nobody measures; :meth:`maybe_save` does it by itself.
+
+        Waits for the saves under way before it raises: nothing is lost by a name that was mistyped.
+
+        Args:
+            metrics: What was measured at the end of an epoch.
+            epoch: Epochs done.
+            is_complete: Whether these are all that an epoch measures, but for those of a validation. If not, a name
+                that is not there is refused only if one that is there is near.
+            is_validated: Whether there are validations. Then an epoch without one decides nothing on ``val_`` metrics.
+
+        Raises:
+            ValueError: One that was never measured is not there; the message lists those that are, and the nearest.
+        """
+        unseen = self._schedule.unseen - self._ledger.best_values.keys()
+        try:
+            require_measured(sorted(unseen), metrics, epoch, is_complete=is_complete, is_validated=is_validated)
+        except ValueError:
+            self._writer.wait()
+            raise
 
     def wait_until_finished(self) -> None:
         """Wait until every save is committed.
@@ -452,7 +513,7 @@ class CheckpointManager:
         record, pending = self._reader.restore(which, strict=strict, before=before)
         self._pending = pending if strict else None
         self._ledger.resumed_from = record.name
-        self._asked = (record.step, record.epoch or 0)
+        self.begin_at(record.step, record.epoch or 0)
         if self._checkpoint_interval is not None:
             self._last_checkpoint_step = self._current_step()
         return record

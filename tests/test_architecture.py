@@ -40,7 +40,7 @@ FLOORS = [
     },
     {"failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
     {"policies", "preservation", "table"},
-    {"bundle_index", "ledger", "shard_stream", "store"},
+    {"bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
         "bundle",
         "bundle_writer",
