@@ -1,7 +1,7 @@
-"""What a user may ask of ``TrainingCheckpoint``, checked before anything is trained.
+"""What else there may be in a ``fit`` with a ``TrainingCheckpoint``, checked before anything is trained.
 
-policy = save_policy(500)            # EverySteps(500)
 refuse_rivals(callback, callbacks)   # of the same fit
+validate(callbacks)                  # whose state is to be saved
 """
 
 from __future__ import annotations
@@ -11,38 +11,7 @@ from typing import Any
 
 import keras
 
-from ckptkit.input_position import INPUT_STATES
-from ckptkit.policies import EveryEpochs, EverySteps, SavePolicy
-from ckptkit.preservation import Best
-
-__all__ = ["refuse_rivals", "save_policy", "validate", "validate_monitor"]
-
-
-def save_policy(save_freq: str | int | SavePolicy) -> SavePolicy:
-    """Return the policy that ``save_freq`` stands for.
-
-    Raises:
-        ValueError: It stands for none.
-    """
-    if isinstance(save_freq, SavePolicy):
-        return save_freq
-    if save_freq == "epoch":
-        return EveryEpochs(1)
-    if isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0:
-        return EverySteps(save_freq)
-    raise ValueError(f'save_freq must be "epoch", a number of steps or a policy, got {save_freq!r}.')
-
-
-def validate_monitor(monitor: Any, mode: Any) -> None:
-    """Refuse a ranking of checkpoints that cannot be meant; ``mode`` may be left out where the metric says it.
-
-    Raises:
-        ValueError: There is no metric to rank by, or no such way to rank.
-    """
-    if monitor is not None:
-        Best(monitor, "min" if mode is None else mode)
-    elif mode is not None:
-        raise ValueError(f"mode={mode!r} says how to rank a metric; say which one with monitor=.")
+__all__ = ["refuse_rivals", "validate"]
 
 
 def refuse_rivals(ours: Any, callbacks: Iterable[Any]) -> None:
@@ -65,18 +34,12 @@ def refuse_rivals(ours: Any, callbacks: Iterable[Any]) -> None:
             )
 
 
-def validate(input_state: Any, max_input_state_bytes: Any, callbacks: Any) -> None:
-    """Refuse what cannot be meant.
+def validate(callbacks: Iterable[Any] | None) -> None:
+    """Refuse what has no state that could be saved.
 
     Raises:
-        ValueError: A way to keep the place in the data, or a size, that does not exist.
         TypeError: Something else than callbacks.
     """
-    if input_state not in INPUT_STATES:
-        raise ValueError(f"input_state must be one of {', '.join(map(repr, INPUT_STATES))}, got {input_state!r}.")
-    is_size = isinstance(max_input_state_bytes, int) and not isinstance(max_input_state_bytes, bool)
-    if not is_size or max_input_state_bytes < 0:
-        raise ValueError(f"max_input_state_bytes must be a whole number of bytes, got {max_input_state_bytes!r}.")
     for callback in callbacks or ():
         if not isinstance(callback, keras.callbacks.Callback):
             raise TypeError(f"callbacks must hold Keras callbacks, got {callback!r}.")

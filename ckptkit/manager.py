@@ -25,7 +25,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptkit import restoring
+from ckptkit import config_changes, restoring
 from ckptkit.errors import (
     CheckpointError,
     CheckpointMismatchError,
@@ -39,6 +39,7 @@ from ckptkit.ledger import Ledger
 from ckptkit.lock import DirectoryLock
 from ckptkit.manager_options import read_save_options, validate
 from ckptkit.monitors import modes_of, require_measured
+from ckptkit.options import CheckpointManagerOptions
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
@@ -84,6 +85,9 @@ class CheckpointManager:
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
         read_only: Look on without ever writing; needs no lock and always shows what is on the disk now.
 
+    Attributes:
+        config: What each checkpoint says that the run is configured with, as JSON has it: these arguments by default.
+
     Raises:
         ValueError: An argument is out of its range, or TensorFlow runs in graph mode.
         TypeError: ``checkpoint`` is no ``tf.train.Checkpoint``.
@@ -111,22 +115,32 @@ class CheckpointManager:
         max_save_errors: int | None = MAX_SAVE_ERRORS,
         read_only: bool = False,
     ) -> None:
-        validate(
-            checkpoint,
-            max_to_keep,
-            checkpoint_name,
+        validate(checkpoint)
+        options = CheckpointManagerOptions(
+            directory=directory,
+            max_to_keep=max_to_keep,
+            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
+            checkpoint_name=checkpoint_name,
+            checkpoint_interval=checkpoint_interval,
+            last_checkpoint_step=last_checkpoint_step,
             save_policy=save_policy,
             preservation_policy=preservation_policy,
+            async_save=async_save,
+            durable=durable,
+            on_save_error=on_save_error,
+            max_save_errors=max_save_errors,
+            read_only=read_only,
         )
         if checkpoint_interval is not None and step_counter is None:
             raise ValueError("`step_counter` should be passed if `checkpoint_interval` is not None.")
         self._checkpoint = checkpoint
-        self._directory = os.fspath(directory)
+        self.config = {options.section: options.effective()}
+        self._directory = os.fspath(options.directory)
         self._name = checkpoint_name
         self._step_counter = step_counter
-        self._checkpoint_interval = checkpoint_interval
+        self._checkpoint_interval = options.checkpoint_interval
         self._init_fn = init_fn
-        self._last_checkpoint_step = last_checkpoint_step
+        self._last_checkpoint_step = options.last_checkpoint_step
         self._save_policy = save_policy
         self._modes = modes_of(save_policy, preservation_policy)
         self._async_save = async_save
@@ -139,10 +153,10 @@ class CheckpointManager:
         weakref.finalize(self, self._writer.abandon)  # at the end of the interpreter, if not before
         self._buffers = StagingBuffers()
         self._recorder = SaveRecorder()
-        max_to_keep = None if max_to_keep is None else int(max_to_keep)
-        keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
-        now = time.time()
-        self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, now, self._modes)
+        hours, now = options.keep_checkpoint_every_n_hours, time.time()
+        keep_every_secs = hours * 3600.0 if hours else None
+        newest = options.max_to_keep
+        self._ledger = Ledger(checkpoint_name, newest, keep_every_secs, preservation_policy, now, self._modes)
         self._schedule = Schedule(save_policy, now, self._modes)
         self._state_lock = threading.RLock()  # the background thread enters its commits in the ledger
         self._lock: DirectoryLock | None = None
@@ -275,6 +289,7 @@ class CheckpointManager:
             "epoch": epoch,
             "batch": batch,
             "metrics": measured,
+            "config": self.config,
             "seconds": {"blocked": now - began},
         }
         is_over = self._schedule.save_began(None if checkpoint_number is None else number, time.time(), measured)
@@ -502,7 +517,8 @@ class CheckpointManager:
                 damaged.
 
         Returns:
-            The record of the checkpoint that was restored.
+            The record of the checkpoint that was restored. If it is the latest and says that the run was configured
+            otherwise, what has changed is logged.
 
         Raises:
             CheckpointNotFoundError: There is no such checkpoint.
@@ -516,6 +532,10 @@ class CheckpointManager:
         self.begin_at(record.step, record.epoch or 0)
         if self._checkpoint_interval is not None:
             self._last_checkpoint_step = self._current_step()
+        if which == "latest" and not self._read_only:
+            changes = config_changes.report(self._directory, record.step, record.config, self.config)
+            if changes is not None:
+                _log.warning("%s", changes)
         return record
 
     def restore_or_initialize(self) -> str | None:

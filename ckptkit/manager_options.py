@@ -1,31 +1,25 @@
 """What a user may ask of ``CheckpointManager``, checked before anything is written.
 
-validate(checkpoint, 3, "ckpt", save_policy=EverySteps(500))
+validate(checkpoint)
 callbacks, in_background = read_save_options(tf.train.CheckpointOptions(enable_async=True), async_save=False)
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from ckptkit.policies import SavePolicy
-from ckptkit.preservation import PreservationPolicy
-
 __all__ = ["read_save_options", "validate"]
 
 
-def validate(
-    checkpoint: Any, max_to_keep: Any, name: Any, *, save_policy: Any = None, preservation_policy: Any = None
-) -> None:
-    """Refuse what cannot be meant.
+def validate(checkpoint: Any) -> None:
+    """Refuse what cannot be saved, or not here.
 
     Raises:
-        ValueError: A number or a name that is out of its range, or graph mode.
-        TypeError: Something else than a checkpoint or a policy.
+        ValueError: TensorFlow is in graph mode.
+        TypeError: It is something else than a checkpoint.
     """
     if not tf.executing_eagerly():
         raise ValueError("ckptkit works in eager mode only; graph mode of TensorFlow 1 is not supported.")
@@ -34,14 +28,6 @@ def validate(
             f"checkpoint must be a tf.train.Checkpoint, got {type(checkpoint).__name__}. "
             "Wrap the objects: tf.train.Checkpoint(model=model, optimizer=optimizer)."
         )
-    if max_to_keep is not None and max_to_keep <= 0:
-        raise ValueError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
-    if not name or name != os.path.basename(name):
-        raise ValueError(f"checkpoint_name must be a plain file name, got {name!r}.")
-    if save_policy is not None and not isinstance(save_policy, SavePolicy):
-        raise TypeError(f"save_policy must come from ckptkit.policies, got {save_policy!r}.")
-    if preservation_policy is not None and not isinstance(preservation_policy, PreservationPolicy):
-        raise TypeError(f"preservation_policy must come from ckptkit.preservation, got {preservation_policy!r}.")
 
 
 def read_save_options(

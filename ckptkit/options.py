@@ -8,6 +8,7 @@ TrainingCheckpoint(**options.arguments())
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
@@ -100,7 +101,7 @@ class CheckpointManagerOptions(Options):
     """What can be asked of a ``CheckpointManager``, but for objects."""
 
     section: ClassVar[str] = "checkpoint_manager"
-    directory: str = field(metadata=_by(PATH))
+    directory: str | os.PathLike[str] = field(metadata=_by(PATH))
     max_to_keep: int | None = field(metadata=_by(_COUNT))
     keep_checkpoint_every_n_hours: float | None = field(default=None, metadata=_by(HOURS))
     checkpoint_name: str = field(default="ckpt", metadata=_by(FILE_NAME))
@@ -120,7 +121,7 @@ class TrainingCheckpointOptions(Options):
     """What can be asked of a ``TrainingCheckpoint``, but for objects; ``save_freq`` is kept as the policy it means."""
 
     section: ClassVar[str] = "training_checkpoint"
-    directory: str = field(metadata=_by(PATH))
+    directory: str | os.PathLike[str] = field(metadata=_by(PATH))
     save_freq: str | int | SavePolicy = field(default="epoch", metadata=_by(FREQUENCY))
     final_save: bool = field(default=True, metadata=_by(FLAG))
     max_to_keep: int | None = field(default=5, metadata=_by(_COUNT))
@@ -146,7 +147,7 @@ class ExportOnCompletionOptions(Options):
     """What can be asked of an ``ExportOnCompletion``, but for objects."""
 
     section: ClassVar[str] = "export_on_completion"
-    path: str = field(metadata=_by(PATH))
+    path: str | os.PathLike[str] = field(metadata=_by(PATH))
     formats: Sequence[str] = field(default=("saved_model", "h5"), metadata=_by(_FORMATS))
     which: str = field(default="final", metadata=_by(_WHICH))
     versions: int | None = field(default=None, metadata=_by(_VERSIONS))

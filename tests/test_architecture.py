@@ -29,6 +29,7 @@ FLOORS = [
         "data_file",
         "dtypes",
         "durability",
+        "config_changes",
         "lock",
         "records",
         "slices",

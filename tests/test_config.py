@@ -114,7 +114,7 @@ def read(tmp_path):
 # What is written is read back --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(configs)
 def test_a_configuration_that_was_written_is_read_back_equal(config):
     with tempfile.TemporaryDirectory() as folder:
@@ -284,7 +284,7 @@ def test_a_chain_of_merges_without_an_end_in_sight_is_refused(read):
     assert len(read(text).export_on_completion) == 2000  # each of them is known when the next one asks
     chain = "".join(f"  - &b{i}\n    <<: *b{i - 1}\n" for i in range(1, 2000))
     with pytest.raises(ConfigError, match="merges its mappings through too many others"):
-        read(f"training_checkpoint:\n  directory:\n  - &b0 {{path: a}}\n{chain}export_on_completion: *b1999\n")
+        read(f"training_checkpoint:\n  directory:\n  - &b0 {{path: a}}\n{chain}checkpoint_manager: *b1999\n")
 
 
 def test_a_configuration_of_nothing_is_refused_in_python_as_well():
