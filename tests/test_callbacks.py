@@ -659,7 +659,7 @@ class Waits(keras.callbacks.Callback):
         self.checkpoint, self.left = checkpoint, break_off_after
 
     def on_train_batch_end(self, batch, logs=None):
-        self.checkpoint.manager._writer.wait()
+        self.checkpoint.manager._saver.writer.wait()
         self.left -= 1
         if self.left == 0:
             raise BreakOff("ours")

@@ -211,7 +211,7 @@ def test_a_failed_background_save_is_raised_between_two_steps(tmp_path, full_dis
     done = []
     with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-2 .* ENOSPC No space left"):  # noqa: PT012
         for step, _ in loop:
-            manager._writer.wait()
+            manager._saver.writer.wait()
             done.append(step)
     assert done == [0, 1, 2]
 
@@ -220,7 +220,7 @@ def test_a_failed_save_does_not_hide_the_error_of_the_step(tmp_path, full_disk, 
     manager, loop = failing_loop(tmp_path)
     with pytest.raises(ZeroDivisionError, match="ours"), manager:  # noqa: PT012
         for step, _ in loop:
-            manager._writer.wait()
+            manager._saver.writer.wait()
             if step == 2:
                 raise ZeroDivisionError("ours")
     assert [r.message[:14] for r in caplog.records if r.levelname == "ERROR"] == ["save of ckpt-2"]
@@ -231,7 +231,7 @@ def test_a_failed_last_save_is_raised_by_the_loop(tmp_path, full_disk):
     told = r"(?s)save of ckpt-10 .*\n5 saves in a row have failed"
     with pytest.raises(ckptkit.CheckpointSaveError, match=told):  # noqa: PT012
         for _ in loop:
-            manager._writer.wait()
+            manager._saver.writer.wait()
 
 
 def test_a_last_save_that_failed_is_tried_again_when_the_loop_ends(tmp_path, monkeypatch):

@@ -166,7 +166,7 @@ def test_a_budget_spreads_saves_by_what_they_have_cost(value, tmp_path, monkeypa
         for step in range(1, 36 if async_save else 31):
             now[0] += 1.0
             if manager.maybe_save(step) is not None and async_save:
-                manager._writer.wait()  # the step that comes next has run beside it: it took so much longer
+                manager._saver.writer.wait()  # the step that comes next has run beside it: it took so much longer
     assert steps(manager) == saved
 
 
@@ -452,7 +452,7 @@ def test_a_save_is_told_of_when_it_is_done_where_nobody_tells_of_steps(value, tm
     manager = manager_of(value, tmp_path, 3, async_save=in_background)
     for _ in range(3):
         manager.save()
-    manager._writer.wait()
+    manager._saver.writer.wait()
     assert [each.getMessage().split(":")[0] for each in caplog.records] == [
         f"saved {tmp_path}/ckpt-{number}" for number in (1, 2, 3)
     ]
@@ -472,7 +472,7 @@ def test_time_lost_counts_the_steps_that_took_longer_during_a_save(value, tmp_pa
     now[0] += 1.5  # the eleventh step, during which the save is written
     assert manager.maybe_save(11) is None
     gate.set()
-    manager._writer.wait()
+    manager._saver.writer.wait()
     now[0] += 1.0
     manager.maybe_save(12)
     assert manager.stats().lost_secs == pytest.approx(0.5)
@@ -488,7 +488,7 @@ def test_the_time_between_two_epochs_is_not_lost_to_a_save(value, tmp_path, gate
     now[0] += 30.0  # the last step of the epoch and a validation
     manager.maybe_save(11, epoch=1)
     gate.set()
-    manager._writer.wait()
+    manager._saver.writer.wait()
     now[0] += 1.0
     manager.maybe_save(12, epoch=1)
     assert manager.stats().saves == 1
@@ -717,7 +717,7 @@ def test_a_failed_save_that_nobody_asked_for_is_logged_when_the_manager_goes(val
     disk.append(full())
     manager = manager_of(value, tmp_path, async_save=True)
     manager.save(1)
-    manager._writer.wait()
+    manager._saver.writer.wait()
     assert caplog.records == []
     gone = weakref.ref(manager)
     del manager
