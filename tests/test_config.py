@@ -349,3 +349,58 @@ def test_what_a_file_does_not_have_is_not_made(read):
         ConfigError, match="makes no callbacks: it has neither a section 'training_checkpoint' nor 'expo"
     ):
         read("checkpoint_manager: {directory: a, max_to_keep: 1}").callbacks()
+
+
+# What each checkpoint says -----------------------------------------------------------------------------------------
+
+
+def manager_of(directory, max_to_keep=5, **options):
+    import tensorflow as tf
+
+    return ckptkit.CheckpointManager(tf.train.Checkpoint(value=tf.Variable(0.0)), directory, max_to_keep, **options)
+
+
+def warnings_in(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_checkpoint_says_what_its_manager_was_made_with_and_a_restore_of_the_latest_what_is_other_today(
+    tmp_path, caplog
+):
+    directory = tmp_path / "run"
+    with manager_of(directory, save_policy=EverySteps(3), on_save_error="warn") as manager:
+        manager.save(1)
+    (record,) = manager.records()
+    options = CheckpointManagerOptions(
+        directory=str(directory), max_to_keep=5, save_policy=EverySteps(3), on_save_error="warn"
+    )
+    assert record.config == {"checkpoint_manager": options.effective()}
+    assert manager_of(directory, 3, on_save_error="warn").restore_or_initialize() == record.prefix
+    assert warnings_in(caplog) == [
+        f"{directory} is gone on with another configuration than step 1 was saved with: "
+        "max_to_keep 5 -> 3, save_policy 'EverySteps(n=3)' -> None."
+    ]
+
+
+def test_nothing_is_said_where_nothing_goes_on_or_nothing_has_changed(tmp_path, caplog):
+    with manager_of(tmp_path / "run", save_policy=Own()) as manager:
+        manager.save(1)
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    manager_of(tmp_path / "moved", save_policy=Own() | Own()).restore()
+    manager_of(tmp_path / "moved", 3).restore(1)
+    manager_of(tmp_path / "moved", None, read_only=True).restore()
+    assert warnings_in(caplog) == []
+
+
+def test_a_fit_says_what_its_callback_was_made_with_and_a_resume_what_is_other_today(tmp_path, caplog):
+    from tests.test_callbacks import fit, sequential
+
+    callback = ckptkit.TrainingCheckpoint(tmp_path, save_freq="2 epochs", monitor="loss")
+    fit(sequential(), callback, epochs=1)
+    options = TrainingCheckpointOptions(directory=str(tmp_path), save_freq="2 epochs", monitor="loss")
+    assert callback.manager.records()[-1].config == {"training_checkpoint": options.effective()}
+    fit(sequential(), ckptkit.TrainingCheckpoint(tmp_path, save_freq=20, monitor="loss", mode="min"), epochs=2)
+    assert [told for told in warnings_in(caplog) if "configuration" in told] == [
+        f"{tmp_path} is gone on with another configuration than step 10 was saved with: "
+        "save_freq 'EveryEpochs(n=2)' -> 'EverySteps(n=20)', mode None -> 'min'."
+    ]

@@ -1,6 +1,7 @@
 """The README's blocks run, and print what it says they print."""
 
 import re
+import shutil
 
 import pytest
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_block_runs_and_the_first_prints_what_stands_below_it(run_child, tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     script = tmp_path / "blocks.py"
     script.write_text("\nprint('=====')\n".join(BLOCKS), encoding="utf-8")
     printed = run_child(str(script), cwd=tmp_path).split("=====\n")
