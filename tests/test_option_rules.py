@@ -27,8 +27,8 @@ from ckptkit.preservation import Latest, PreservationPolicy
 
 COUNT = whole_number(1, "must be a count")
 MAYBE = whole_number(0, "must be a count, or None", or_none=True)
-WORD = one_of(("raise", "warn", None), "must be a word")
-WORDS = some_of({"h5", "keras"}, "must be some words")
+WORD = one_of({"raise", "warn", None}, "must be a word")
+WORDS = some_of({"h5", "keras", "k"}, "must be some words")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_what_fits_is_kept_as_a_plain_value_or_a_policy(rule, value, kept):
         *((WORD, value, f"name must be a word, got {value!r}.") for value in ("Raise", 3, ["warn"], b"warn")),
         *(
             (WORDS, value, f"name must be some words, got {value!r}.")
-            for value in ([], "h5", ["h6"], [["h5"]], None, 3)
+            for value in ([], "h5", "k", ["h6"], [["h5"]], None, 3)
         ),
         *((PATH, value, f"name must be a path, got {value!r}.") for value in (3, None, b"runs", ["a"], "a\0b")),
         *((FILE_NAME, v, f"name must be a plain file name, got {v!r}.") for v in ("", "a/b", "a\0", None, 3)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 from hypothesis import given, settings
@@ -138,6 +139,8 @@ def test_a_policy_of_ones_own_has_no_text(policy):
         ("EveryStep(5)", 1, "no policy of ckptkit.policies is called 'EveryStep'.\nDid you mean 'EverySteps'?"),
         (" Never() | Evry(5)", 12, "no policy of ckptkit.policies is called 'Evry'.\nDid you mean 'Every"),
         ("Latest(3)", 1, "no policy of ckptkit.policies is called 'Latest'.\nThere are EverySteps, EveryEpochs, "),
+        ('OnImprovement("ä", "min") | Evry(5)', 29, "no policy of ckptkit.policies is called 'Evry'."),
+        ("_AnyOf(())", 1, "no policy of ckptkit.policies is called '_AnyOf'."),
         ("SavePolicy()", 1, "no policy of ckptkit.policies is called 'SavePolicy'."),
         ("SaveContext(1, 0)", 1, "no policy of ckptkit.policies is called 'SaveContext'."),
         ("Always", 1, "a policy is one of EverySteps, EveryEpochs, "),
@@ -197,6 +200,13 @@ def test_hostile_text_is_refused_like_any_other_and_is_not_repeated_whole(text):
     with pytest.raises(ValueError, match=r"^cannot read the policy '.{,60}'[,:]") as caught:
         read_policy(text, SavePolicy)
     assert len(str(caught.value)) < 500
+
+
+def test_what_python_only_warns_of_is_refused_though_nobody_listens_to_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="invalid escape sequence"):
+            read_policy('OnImprovement("a\\d", "min")', SavePolicy)
 
 
 def test_what_to_keep_is_read_by_its_own_family_alone():
