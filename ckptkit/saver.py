@@ -162,11 +162,16 @@ class Saver:
             self.log_costs()
 
     def step_boundary(self, *, is_step: bool) -> None:
-        """Say that a step has ended, or that what lies between the last one and here is none; log what is known now."""
+        """Say that a step has ended, or that what lies between the last one and here is none; log what is known now.
+
+        Raises:
+            CheckpointSaveError: A background save failed.
+        """
         if not is_step:
             self.recorder.pause()
         if self.recorder.step_boundary(time.perf_counter()):
             self.log_costs()
+        self.raise_errors()
 
     def wait(self) -> None:
         """Wait until every save is committed.
