@@ -10,7 +10,8 @@
 
 Time lost is what the caller was blocked, plus by how much the steps that ran while the save was under way took longer
 than a usual step: the median of the last 50 outside of saves. Steps that were faster are set off. A pause that the
-caller tells of is no step, and one that was held up for longer than the save was there was held up by something else.
+caller tells of is no step. One that was held up for longer than the save was there lost what the save was there, or,
+where that is less by more than a usual step, was held up by something else.
 
 Pure bookkeeping: time comes in as numbers, from any clock that does not go back.
 """
@@ -28,7 +29,7 @@ from itertools import pairwise
 __all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took", "size_text"]
 
 _USUAL_STEPS = 50
-_LAST_SAVES = 8  # whose costs tell what the next will cost
+_LAST_SAVES = 5  # whose costs tell what the next will cost
 _MOST_STEPS = 2**14  # that are remembered; of a save that takes more, the last
 _GAP = math.nan  # between two boundaries: what lies there is no step
 
@@ -301,8 +302,11 @@ def _longer(boundaries: Iterable[float], save: _Save, usual: float) -> float:
     for begin, end in pairwise(boundaries):
         longer = end - begin - usual
         # Of a step the save can only hold up the part in which it was under way. A gap compares false.
-        if longer <= min(end, save.finished) - max(begin, save.began):
-            total += longer
+        most = min(end, save.finished) - max(begin, save.began)
+        if (
+            most > 0 and longer - most <= usual
+        ):  # steps vary; one that is beside the mark by more was held up by something else
+            total += min(longer, most)
     return max(total, 0.0)
 
 
