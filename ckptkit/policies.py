@@ -129,7 +129,8 @@ class AtSteps(SavePolicy):
     steps: Sequence[int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", require_steps(self, self.steps))
+        # At step 0 nothing was done yet, and nobody asks.
+        object.__setattr__(self, "steps", require_steps(self, self.steps, least=1))
 
     def should_save(self, context: SaveContext) -> bool:
         """Say whether one of the steps lies after the previous step, up to this one."""
