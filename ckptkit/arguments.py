@@ -6,13 +6,13 @@ require_number(self, "secs", math.inf)     # ValueError: EverySecs takes secs = 
 
 from __future__ import annotations
 
+import math
 import operator
-import sys
 from typing import Any
 
 __all__ = ["require_count", "require_metric", "require_mode", "require_number", "require_steps"]
 
-_LARGEST = sys.float_info.max  # beyond lie infinity and whole numbers that no float can hold
+_LARGEST = math.nextafter(math.inf, 0.0)  # beyond lie infinity and whole numbers that no float can hold
 
 
 def require_count(owner: object, name: str, value: Any) -> None:

@@ -164,7 +164,9 @@ class OverheadBudget(SavePolicy):
 
     Each save is paid for by the time that follows it: after one that cost training 0.3 s, the next comes 30 s later at
     the earliest if 1 % may be lost. So the sum stays within the budget whatever the disk does, and when it becomes slow
-    the very next interval is longer. The first save is taken at once, to measure one.
+    the very next interval is longer. A dear one may be the last for hours: ``OverheadBudget() | EverySecs(3600)`` has
+    one an hour whatever that costs. None begins while another is under way. The first is taken at once, to measure
+    one; where it fails, the next try comes 10 s later.
 
     Args:
         max_fraction: The most that saves may cost, as a fraction of all time, more than 0 and less than 1.

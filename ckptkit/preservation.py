@@ -7,9 +7,9 @@ A policy is pure and only names what stays. Whatever it says, the newest checkpo
 and one being read are never deleted; the manager sees to that.
 
 To prune after every save leaves what pruning once at the end would leave, with each policy and with any union. With
-``&`` it leaves that too, and may leave more: with ``Latest(2) & Best("loss", "min")`` and the losses 1, 2 and 3 no
-checkpoint is both in the end; but 2 is pruned before 3 comes, so that 1 is still among the latest two. ``EveryNSecs``
-inside ``&`` may leave others altogether: what it counted from may have been pruned by the other policy.
+``&`` it leaves that too, and may leave more. Of the losses 1, 2, 3, 4 ``Latest(3) & Best("loss", "min")`` keeps none at
+the end, as the best is not among the latest three; but it is, if 2 was pruned before 4 came. ``EveryNSecs`` inside
+``&`` may even leave others: what it counts from may have been pruned by the other policy.
 """
 
 from __future__ import annotations

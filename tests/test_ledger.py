@@ -121,6 +121,15 @@ def test_tidying_up_after_every_save_takes_out_what_tidying_up_once_would(record
     assert one_by_one.records == at_once.records
 
 
+def test_an_intersection_may_keep_more_if_one_tidies_up_after_every_save():
+    one_by_one, at_once = (ledger(policy=Latest(3) & Best("loss", "min")) for _ in range(2))
+    records = [record(step, metrics={"loss": float(step)}) for step in (1, 2, 3, 4)]
+    assert add_and_tidy(one_by_one, records) == [2, 3]
+    for each in records:
+        at_once.add(each)
+    assert steps(at_once.take_out_superfluous(4.0)) == [1, 2, 3]
+
+
 @settings(deadline=None)
 @given(histories(), max_to_keeps, every, st.none() | unions | without_every_n_secs)
 def test_what_is_taken_out_is_known_no_more_and_taken_out_once(records, max_to_keep, keep_every_secs, policy):

@@ -93,11 +93,12 @@ def test_tidying_up_after_every_save_keeps_at_least_what_tidying_up_once_would(p
     assert tidied_up(policy, records, nows) >= keep(policy, records, now=max(nows, default=0.0))
 
 
-def test_an_intersection_may_keep_more_if_one_tidies_up_after_every_save():
-    policy = Latest(2) & Best("loss", "min")
-    records = [record(step, loss=float(step)) for step in (1, 2, 3)]
+@pytest.mark.parametrize("n", [2, 3])
+def test_an_intersection_may_keep_more_if_one_tidies_up_after_every_save(n):
+    policy = Latest(n) & Best("loss", "min")
+    records = [record(step, loss=float(step)) for step in (1, 2, 3, 4)]
     assert keep(policy, records) == set()
-    assert tidied_up(policy, records, [1.0, 2.0, 3.0]) == {"1"}
+    assert tidied_up(policy, records, [1.0, 2.0, 3.0, 4.0]) == {"1"}
 
 
 def test_every_n_secs_in_an_intersection_keeps_others_if_one_tidies_up_after_every_save():
