@@ -5,7 +5,6 @@ model.fit(x, y, epochs=20, callbacks=[ckptkit.TrainingCheckpoint("runs/digits", 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from ckptkit import finished_fits, fit_model, randomness
 from ckptkit.callback_state import CallbackStates
+from ckptkit.combinators import leaves
 from ckptkit.errors import (
     CheckpointDamagedError,
     CheckpointError,
@@ -38,12 +38,11 @@ from ckptkit.fit import (
     validation_input,
 )
 from ckptkit.fit_inputs import FitInputs
-from ckptkit.fit_options import best_policy, refuse_rivals, save_policy, validate
+from ckptkit.fit_options import refuse_rivals, save_policy, validate, validate_monitor
 from ckptkit.input_position import DEFAULT_LIMIT
 from ckptkit.manager import CheckpointManager
-from ckptkit.policies import SavePolicy
-from ckptkit.preservation import All, Latest, PreservationPolicy
-from ckptkit.ranking import is_better
+from ckptkit.policies import OnImprovement, SavePolicy
+from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
@@ -71,12 +70,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     Args:
         directory: Folder of the checkpoints; one a run.
         save_freq: ``"epoch"``, a number of steps, or a policy from ``ckptkit.policies``. A save is never delayed; one
-            that is due at the last batch of an epoch is taken at the epoch's end, with its metrics. When training ends
-            a last save is taken in any case.
+            that is due at the last batch of an epoch is taken at the epoch's end, with its metrics.
         max_to_keep: Number of newest checkpoints to keep; None keeps all or leaves it to ``preservation_policy``.
+        final_save: Whether a last save is taken when training ends normally.
         monitor: Name in the epoch's logs, such as ``"val_loss"``: an epoch that is the best so far is saved, and the
-            best checkpoint is kept beyond ``max_to_keep``.
-        mode: ``"min"`` or ``"max"``; may be left out for a loss.
+            best checkpoint is kept beyond ``max_to_keep``. A name that is not there after the first validation is an
+            error.
+        mode: ``"min"`` or ``"max"``; may be left out for a loss, and for a metric of Keras that says it itself.
         preservation_policy: What else to keep, from ``ckptkit.preservation``.
         resume: False starts afresh, and refuses a directory that holds checkpoints.
         async_save: Whether training goes on while files are written.
@@ -104,6 +104,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         directory: str | os.PathLike[str],
         *,
         save_freq: str | int | SavePolicy = "epoch",
+        final_save: bool = True,
         max_to_keep: int | None = 5,
         monitor: str | None = None,
         mode: str | None = None,
@@ -120,10 +121,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         super().__init__()
         self.directory = os.fspath(directory)
         self._policy = save_policy(save_freq)
-        self._best = best_policy(monitor, mode)
-        if self._best is not None:  # beside what is kept anyway: all of them, where nothing says otherwise
-            all_or_newest = All() if max_to_keep is None else Latest(max_to_keep)
-            preservation_policy = (preservation_policy or all_or_newest) | self._best
+        validate_monitor(monitor, mode)
+        self._monitor, self._mode = monitor, mode
+        self._final_save = final_save
         validate(input_state, max_input_state_bytes, callbacks)
         Tolerance(on_save_error, max_save_errors)  # refuses what cannot be meant
         self._resume = resume
@@ -132,7 +132,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._options: dict[str, Any] = {
             "max_to_keep": max_to_keep,
             "preservation_policy": preservation_policy,
-            "save_policy": self._policy,
             "async_save": async_save,
             "durable": durable,
             "on_save_error": on_save_error,
@@ -149,7 +148,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._was_over = self._is_passed = False
         self._resumed_from: CheckpointRecord | None = None
         self._step = self._epochs_first_step = 0
-        self._saved_step = -1
+        self._is_validated = False
+        self._metrics: dict[str, float] = {}  # of the epoch that has just ended
 
     @property
     def manager(self) -> CheckpointManager:
@@ -168,9 +168,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         return self._resumed_from
 
     @property
+    def step(self) -> int:
+        """Steps done since the start of the run, at the last question whether to save."""
+        return self._step
+
+    @property
     def has_monitor(self) -> bool:
-        """Whether a ``monitor`` tells which checkpoint is best."""
-        return self._best is not None
+        """Whether a ``monitor``, or a ``Best`` policy, tells which checkpoint is best."""
+        kept = leaves(self._options["preservation_policy"])
+        return self._monitor is not None or any(isinstance(leaf, Best) for leaf in kept)
 
     # Keras' hooks ----------------------------------------------------------------------------------------------------
 
@@ -184,13 +190,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self.model.optimizer is not None:
             objects["optimizer"] = self.model.optimizer
         self._let_earlier_finish()
-        self._manager = CheckpointManager(tf.train.Checkpoint(**objects), self.directory, **self._options)
+        self._manager = CheckpointManager(tf.train.Checkpoint(**objects), self.directory, **self._manager_options())
         _managers[os.path.realpath(self.directory)] = self._manager
         self._history = find_callback(self._list, keras.callbacks.History)
         others = self._list.callbacks if self._listed is None else self._listed
         self._others = CallbackStates([each for each in others if each is not self])
         self.model._initial_epoch = None
         dataset = dataset_of(epochs)
+        self._is_validated = validation_data(frame) is not None
         self._inputs = FitInputs(
             epochs,
             validation_data(frame),
@@ -248,10 +255,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
         self._step = self._epochs_first_step + batch
-        saved = self.manager.maybe_save(
+        self._metrics = {}
+        self.manager.maybe_save(
             self._step, epoch=self._now.epoch, batch=batch, state=lambda: self._state(batch, logs())
         )
-        self._saved_step = self._step if saved is not None else self._saved_step
 
     def _before_validation(self) -> None:
         assert self._inputs is not None
@@ -261,18 +268,21 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         assert self._inputs is not None
         self._step = self._epochs_first_step = self._epochs_first_step + self._inputs.batches_done
         self._now = FitState(epoch=epoch + 1)
-        metrics = _numbers(logs)
+        self._metrics = metrics = _numbers(logs)
         # Asked in any case: the policy counts from its last question.
         due = self.manager.is_due(self._step, epoch=epoch + 1, metrics=metrics)
         # The last epoch as well, and now: what other callbacks do to the model when training ends is no part of it.
         is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
-        if self._is_best(metrics) or due or is_last:
-            self._save(metrics)
+        if due or (is_last and self._final_save):
+            self._save()
+        if metrics:
+            self.manager.require_monitors(metrics, epoch + 1, is_complete=True, is_validated=self._is_validated)
 
     def _after_training(self) -> None:
         self._forget_initial_epoch()
-        if self._step != self._saved_step:
-            self._save({})
+        self.manager.wait_until_finished()
+        if self._final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
+            self._save()
         self.manager.close()
         self._fits = self._passed((*self._fits, self._now if self._was_over else self._fit_state(0)))
         self._others.let_go()
@@ -287,13 +297,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         there = self.manager.latest_checkpoint
         done = finished_fits.count(self.directory, self.model)
         latest = next((record for record in self.manager.records() if record.prefix == there), None)
-        self._step = self._saved_step = self._epochs_first_step = (
-            fit_model.steps_of(self.model) if latest is None else latest.step
-        )
+        self._step = self._epochs_first_step = fit_model.steps_of(self.model) if latest is None else latest.step
+        self._metrics = {}
+        self.manager.begin_at(self._step)
         known = self._newest_fits() if done else ()
         if done and done >= len(known):
             self._fits = self._passed(known)  # another fit of the same script: it goes on from the live model
-            self.manager.is_due(self._step)  # the policy counts from here
             return
         if there is not None and not self._resume:
             raise CheckpointError(
@@ -315,7 +324,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             # A fit of this script that is passed by: compiled otherwise, perhaps, than the one that was under way.
             record = self.manager.restore(before=before, strict=False)
         self._resumed_from = record
-        self._step = self._saved_step = record.step
+        self._step = record.step
 
     def _find_place(self, record: CheckpointRecord, fits: tuple[FitState, ...], done: int, initial_epoch: int) -> None:
         """Take the state of this fit from those that were saved, and refuse what it does not fit; change nothing."""
@@ -362,6 +371,18 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             f"{record.prefix} is at {place}, where a callback stopped the training. "
             f"It goes on if more than the {at.asked} epochs of then are asked for."
         )
+
+    def _manager_options(self) -> dict[str, Any]:
+        """Return what the manager is made with; which metric is how the best is known now that the model is."""
+        options = {**self._options, "save_policy": self._policy}
+        if self._monitor is not None:
+            mode = self._mode or fit_model.mode_of(self._monitor, self.model)
+            options["save_policy"] = self._policy | OnImprovement(self._monitor, mode)
+            # Beside what is kept anyway: all of them, where nothing says otherwise.
+            newest = options["max_to_keep"]
+            kept: PreservationPolicy = All() if newest is None else Latest(newest)
+            options["preservation_policy"] = (options["preservation_policy"] or kept) | Best(self._monitor, mode)
+        return options
 
     def _let_earlier_finish(self) -> None:
         earlier = _managers.get(os.path.realpath(self.directory))
@@ -413,25 +434,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return RunState((*self._fits, self._fit_state(batch, logs))).to_values(_STATE)
 
-    def _save(self, metrics: dict[str, float]) -> None:
-        epoch = self._now.epoch
-        saved = self.manager.save(self._step, False, metrics=metrics, epoch=epoch, batch=0, state=self._state(0))
-        self._saved_step = self._step if saved is not None else self._saved_step
-
-    def _is_best(self, metrics: dict[str, float]) -> bool:
-        if self._best is None:
-            return False
-        monitor = self._best.monitor
-        if monitor not in metrics:
-            if monitor.startswith("val_") and not any(name.startswith("val_") for name in metrics):
-                return False  # no validation at this epoch: no decision
-            near = difflib.get_close_matches(monitor, metrics, n=1)
-            raise ValueError(
-                f"cannot rank checkpoints by {monitor!r}: no such metric at epoch {self._now.epoch} "
-                f"(have: {', '.join(sorted(metrics))})." + (f"\nDid you mean {near[0]!r}?" if near else "")
-            )
-        best = self.manager.best_record
-        return is_better(metrics[monitor], None if best is None else best.metrics[monitor], self._best.mode)
+    def _save(self) -> None:
+        state = self._state(0)
+        self.manager.save(self._step, False, metrics=self._metrics, epoch=self._now.epoch, batch=0, state=state)
 
 
 def _numbers(logs: dict[str, Any]) -> dict[str, float]:

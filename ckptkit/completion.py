@@ -172,18 +172,21 @@ class ExportOnCompletion(keras.callbacks.Callback):
         _log.info("exported %s to %s.", ", ".join(self._formats), self.path)
 
     def _source(self) -> CheckpointRecord | None:
+        """Return the checkpoint that holds what is exported, None if there is none."""
         if self._training is None:
             return None
         if self._which == "best":
             return self._training.manager.best_record
-        return self._training.manager.records()[-1]
+        newest = self._training.manager.records()[-1:]
+        return next((record for record in newest if record.step == self._training.step), None)
 
     def _facts(self) -> dict[str, Any]:
         source = self._source()
+        final = None if self._training is None or self._which == "best" else self._training.step
         return {
             "run_id": self._run_id(),
             "which": self._which,
-            "step": None if source is None else source.step,
+            "step": final if source is None else source.step,
             "checkpoint": None if source is None else source.name,
             "metrics": {} if source is None else dict(source.metrics),
             "formats": list(self._formats),

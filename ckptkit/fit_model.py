@@ -2,6 +2,7 @@
 
     facts = facts_of(model)             # {"optimizer": "Adam", "is_built": True, "metrics": ["Mean", "MeanMetric"]}
     compare(facts, another_model)       # raises if its optimizer is of another kind
+    mode_of("val_accuracy", model)      # "max": Keras' metric says so
     build(another_model, dataset, facts)
 
 Source: keras/src/trainers/trainer.py of Keras 3.15; tests/test_fit_model.py fails if it works differently.
@@ -10,16 +11,17 @@ Source: keras/src/trainers/trainer.py of Keras 3.15; tests/test_fit_model.py fai
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 
 from ckptkit.errors import CheckpointMismatchError
 
-__all__ = ["build", "compare", "facts_of", "has_other_metrics", "steps_of"]
+__all__ = ["build", "compare", "facts_of", "has_other_metrics", "mode_of", "steps_of"]
 
 _log = logging.getLogger("ckptkit")
+_MODES = {"up": "max", "down": "min"}
 
 
 def facts_of(model: keras.Model) -> dict[str, Any]:
@@ -82,6 +84,31 @@ def build(model: keras.Model, dataset: Any, facts: Mapping[str, Any]) -> None:
             optimizer.built = False
 
 
+def mode_of(monitor: str, model: keras.Model) -> str:
+    """Return ``"min"`` or ``"max"``: a loss is to be small, and most of Keras' metrics say which way they rank.
+
+    Args:
+        monitor: Name in the logs of ``fit``.
+        model: Compiled, built or not.
+
+    Raises:
+        ValueError: No metric of that name says it.
+    """
+    name = monitor.removeprefix("val_")
+    outputs = getattr(model, "output_names", None) or ()
+    if name == "loss" or name in [f"{output}_loss" for output in outputs]:
+        return "min"
+    for named, metric in _named_metrics(model):
+        if name in [named, *(f"{output}_{named}" for output in outputs)]:
+            mode = _MODES.get(getattr(metric, "_direction", None) or "")
+            if mode is not None:
+                return mode
+    raise ValueError(
+        f'say whether {monitor!r} is better when smaller or larger: mode="min" or mode="max". No metric of that name '
+        "that the model is compiled with says it."
+    )
+
+
 def steps_of(model: keras.Model) -> int:
     """Return how often the optimizer was given gradients, whatever it made of them."""
     counters = [] if model.optimizer is None else [v for v in model.optimizer.variables if v.name == "iteration"]
@@ -92,6 +119,19 @@ def _metrics(model: keras.Model) -> list[Any]:
     compiled = getattr(model, "_compile_metrics", None)
     metrics = [each for each in model.metrics if each is not compiled]
     return metrics if compiled is None else metrics + list(compiled.metrics)
+
+
+def _named_metrics(model: keras.Model) -> Iterator[tuple[str, Any]]:
+    """Yield the metrics of a model by the names they have in its logs, also those that are not built yet."""
+    for metric in _metrics(model):
+        yield metric.name, metric
+    compiled = getattr(model, "_compile_metrics", None)
+    if compiled is not None:
+        for asked in keras.tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics]):
+            if isinstance(asked, str):  # "accuracy" becomes one of several, which all rank alike
+                yield asked, keras.metrics.get({"acc": "accuracy"}.get(asked.lower(), asked))
+            elif asked is not None:
+                yield getattr(asked, "name", ""), asked
 
 
 def _kind_of(each: Any) -> str | None:

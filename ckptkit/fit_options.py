@@ -1,7 +1,6 @@
 """What a user may ask of ``TrainingCheckpoint``, checked before anything is trained.
 
 policy = save_policy(500)            # EverySteps(500)
-best = best_policy("val_loss", None) # Best("val_loss", "min")
 refuse_rivals(callback, callbacks)   # of the same fit
 """
 
@@ -16,7 +15,7 @@ from ckptkit.input_position import INPUT_STATES
 from ckptkit.policies import EveryEpochs, EverySteps, SavePolicy
 from ckptkit.preservation import Best
 
-__all__ = ["best_policy", "refuse_rivals", "save_policy", "validate"]
+__all__ = ["refuse_rivals", "save_policy", "validate", "validate_monitor"]
 
 
 def save_policy(save_freq: str | int | SavePolicy) -> SavePolicy:
@@ -34,21 +33,16 @@ def save_policy(save_freq: str | int | SavePolicy) -> SavePolicy:
     raise ValueError(f'save_freq must be "epoch", a number of steps or a policy, got {save_freq!r}.')
 
 
-def best_policy(monitor: str | None, mode: str | None) -> Best | None:
-    """Return what says which checkpoint is best; None where nothing is monitored.
+def validate_monitor(monitor: Any, mode: Any) -> None:
+    """Refuse a ranking of checkpoints that cannot be meant; ``mode`` may be left out where the metric says it.
 
     Raises:
-        ValueError: It is not clear what is better.
+        ValueError: There is no metric to rank by, or no such way to rank.
     """
-    if monitor is None:
-        if mode is not None:
-            raise ValueError(f"mode={mode!r} says how to rank a metric; say which one with monitor=.")
-        return None
-    if mode is None and monitor.endswith("loss"):
-        mode = "min"
-    if mode is None:
-        raise ValueError(f'say whether {monitor!r} is better when smaller or larger: mode="min" or mode="max".')
-    return Best(monitor, mode)
+    if monitor is not None:
+        Best(monitor, "min" if mode is None else mode)
+    elif mode is not None:
+        raise ValueError(f"mode={mode!r} says how to rank a metric; say which one with monitor=.")
 
 
 def refuse_rivals(ours: Any, callbacks: Iterable[Any]) -> None:

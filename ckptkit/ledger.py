@@ -158,6 +158,11 @@ class Ledger:
         self.damaged.pop(record.name, None)
         self._find_best_values()
 
+    def note_damage(self, name: str, reason: str) -> None:
+        """Enter what was found wrong with a checkpoint when it was read."""
+        self.damaged[name] = reason
+        self._find_best_values()
+
     def take_out_superfluous(self, now: float) -> list[CheckpointRecord]:
         """Take out of the ledger, and return, what nothing keeps; oldest first."""
         gone = []

@@ -45,6 +45,7 @@ class TrainingLoop:
             takes the same time wherever it was; ``"replay"`` draws and drops the batches before it; ``"restart"`` goes
             on with the first batches. ``"auto"`` takes the best that is exact; the first save logs which one it is.
         max_input_state_bytes: Most bytes that an iterator's state, shuffle buffers included, may take in a checkpoint.
+        final_save: Whether a last save is taken when the loop ends.
 
     Attributes:
         step: Steps done since the start of the run.
@@ -70,6 +71,7 @@ class TrainingLoop:
         validation: Iterable[Any] | None = None,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
+        final_save: bool = True,
     ) -> None:
         if not isinstance(manager, CheckpointManager):
             raise TypeError(f"manager must be a ckptkit.CheckpointManager, got {type(manager).__name__}.")
@@ -92,8 +94,8 @@ class TrainingLoop:
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._iterator: Iterator[Any] | None = None
+        self._final_save = final_save
         self._said = False
-        self._saved_step = -1
         self._metrics: dict[str, float] = {}
 
     @property
@@ -121,9 +123,10 @@ class TrainingLoop:
         self._restore()
         while self.epoch < self._epochs:
             yield from self._one_epoch()
-        if self.step != self._saved_step:
-            self._save(self._state())
         self.manager.wait_until_finished()
+        if self._final_save and self.step != self.manager.saved_step:  # that of the last epoch may have failed
+            self._save(self._state())
+            self.manager.wait_until_finished()
 
     def _one_epoch(self) -> Iterator[tuple[int, Any]]:
         if self._iterator is None:
@@ -131,6 +134,7 @@ class TrainingLoop:
         batch = self._next()
         due = False
         while batch is not _END:
+            self._metrics = {}
             yield self.step, batch
             self.step += 1
             self.batch += 1
@@ -140,10 +144,8 @@ class TrainingLoop:
             # Before the next batch is drawn: the position that is saved must be the one the variables have seen.
             state = self._state() if due else {}
             batch = self._next()
-            if batch is not _END:
-                if due:
-                    self._save(state)
-                self._metrics = {}
+            if batch is not _END and due:
+                self._save(state)
         self._end_epoch(due)
 
     def _end_epoch(self, due: bool) -> None:
@@ -154,7 +156,8 @@ class TrainingLoop:
             self._iterator = None
         if self.manager.is_due(self.step, epoch=self.epoch, metrics=self._metrics) or due:
             self._save(self._state())
-        self._metrics = {}
+        if self._metrics:
+            self.manager.require_monitors(self._metrics, self.epoch)
 
     def _next(self) -> Any:
         if self.batch == self._steps_per_epoch:
@@ -176,10 +179,7 @@ class TrainingLoop:
         return pack({**state, "random": randomness.capture()}, _STATE)
 
     def _save(self, state: dict[str, Any]) -> None:
-        saved = self.manager.save(
-            self.step, False, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state
-        )
-        self._saved_step = self.step if saved is not None else self._saved_step
+        self.manager.save(self.step, False, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state)
 
     def _restore(self) -> None:
         states = []
@@ -207,7 +207,7 @@ class TrainingLoop:
         state = states[-1]
         self.resumed_from = record
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-        self._saved_step, self._iterator = self.step, None
+        self._iterator = None
         if self.epoch < self._epochs:
             randomness.reinstate(state["random"])
             self._input.move_to(*state["input"])

@@ -11,13 +11,11 @@ Change the import line and the rest stays: the same arguments, methods, properti
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -27,28 +25,26 @@ import tensorflow as tf
 
 from ckptkit import restoring
 from ckptkit.errors import (
-    CheckpointError,
     CheckpointMismatchError,
     CheckpointNotFoundError,
     CheckpointSaveError,
     ReadOnlyError,
 )
-from ckptkit.failures import failure
 from ckptkit.finding import best_of
+from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
-from ckptkit.lock import DirectoryLock
 from ckptkit.manager_options import read_save_options, validate
-from ckptkit.policies import SaveContext, SavePolicy
+from ckptkit.monitors import modes_of, require_measured
+from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
 from ckptkit.records import CheckpointRecord
-from ckptkit.saving import SaveJob
+from ckptkit.saver import Saver
+from ckptkit.schedule import Schedule
 from ckptkit.snapshot import CheckpointGraph
-from ckptkit.staging import StagingBuffers
-from ckptkit.stats import SaveRecorder, SaveStats, Took
+from ckptkit.stats import SaveStats
 from ckptkit.store import Store
 from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
-from ckptkit.writer import BackgroundWriter
 
 __all__ = ["CheckpointManager"]
 
@@ -116,36 +112,28 @@ class CheckpointManager:
             save_policy=save_policy,
             preservation_policy=preservation_policy,
         )
-        if checkpoint_interval is not None and step_counter is None:
-            raise ValueError("`step_counter` should be passed if `checkpoint_interval` is not None.")
         self._checkpoint = checkpoint
         self._directory = os.fspath(directory)
         self._name = checkpoint_name
-        self._step_counter = step_counter
-        self._checkpoint_interval = checkpoint_interval
+        self._interval = Interval(step_counter, checkpoint_interval, last_checkpoint_step)
         self._init_fn = init_fn
-        self._last_checkpoint_step = last_checkpoint_step
         self._save_policy = save_policy
         self._async_save = async_save
-        self._tolerance = Tolerance(on_save_error, max_save_errors)
         self._read_only = read_only
         self._graph = graph = CheckpointGraph(checkpoint)
         graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done))
-        self._store = Store(self._directory, durable=durable)
-        self._writer = BackgroundWriter()
-        weakref.finalize(self, self._writer.abandon)  # at the end of the interpreter, if not before
-        self._buffers = StagingBuffers()
-        self._recorder = SaveRecorder()
+        store = Store(self._directory, durable=durable)
         max_to_keep = None if max_to_keep is None else int(max_to_keep)
         keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
-        self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, time.time())
-        self._state_lock = threading.RLock()  # the background thread enters its commits in the ledger
-        self._lock: DirectoryLock | None = None
-        self._free_lock: weakref.finalize[Any, Any] | None = None
-        self._pending: restoring.Pending | None = None
-        self._asked = (0, 0)  # step and epoch when the policy was last asked
-        self._reader = Reader(self._store, self._ledger, self._state_lock, graph)
+        now, modes = time.time(), modes_of(save_policy, preservation_policy)
+        self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, now, modes)
+        self._schedule = Schedule(save_policy, now, modes)
+        state_lock = threading.RLock()  # the background thread enters its commits in the ledger
+        tolerance = Tolerance(on_save_error, max_save_errors)
+        self._saver = Saver(store, self._ledger, state_lock, graph, checkpoint_name, tolerance)
+        self._reader = Reader(store, self._ledger, state_lock, graph)
         self._reader.refresh()
+        self._pending: restoring.Pending | None = None
 
     # What is there ---------------------------------------------------------------------------------------------------
 
@@ -162,12 +150,17 @@ class CheckpointManager:
     @property
     def checkpoint_interval(self) -> int | None:
         """Fewest steps between two saves, or None."""
-        return self._checkpoint_interval
+        return self._interval.fewest
 
     @property
     def save_policy(self) -> SavePolicy | None:
         """The policy that :meth:`maybe_save` asks."""
         return self._save_policy
+
+    @property
+    def saved_step(self) -> int | None:
+        """Step of the newest save that is committed or under way, or of what was restored; None if there is none."""
+        return self._schedule.saved_step
 
     @property
     def latest_checkpoint(self) -> str | None:
@@ -237,75 +230,31 @@ class CheckpointManager:
             CheckpointMismatchError: Values of the restored checkpoint still wait for objects that never came.
         """
         self._require_writable()
-        self._raise_background_error()
+        self._saver.raise_errors()
         self._require_nothing_pending()
         callbacks, in_background = read_save_options(options, self._async_save)
-        step = self._current_step()
-        if step is not None and self._is_too_early(step, check_interval):
+        if self._interval.is_too_early(check_interval=check_interval):
             return None
-        try:
-            self._become_writer()
-        except CheckpointSaveError as error:
-            self._recorder.failed()
-            self._tolerance.failed(error)
+        if not self._saver.become_writer(self._reader.refresh):
             return None
         counter = self._checkpoint.save_counter
         counter.assign_add(1, read_value=False)
         number = int(tf.convert_to_tensor(counter if checkpoint_number is None else checkpoint_number))
         if number < 0:
             raise ValueError(f"checkpoint_number must not be negative, got {number}.")
-        if not in_background:
-            self._writer.wait()
-            self._raise_background_error()
-        began = time.perf_counter()
-        held = self._graph.take(state)
-        now = time.perf_counter()
-        facts = {
-            "step": number,
-            "epoch": epoch,
-            "batch": batch,
-            "metrics": {str(k): float(v) for k, v in (metrics or {}).items()},
-            "seconds": {"blocked": now - began},
-        }
-        self._recorder.save_began(number, now, now - began)
-        name = f"{self._name}-{number}"
-        before, self._last_checkpoint_step = self._last_checkpoint_step, step
-
-        def ended(took: Took | None) -> None:
-            if took is None:
-                if self._last_checkpoint_step == step:
-                    self._last_checkpoint_step = before  # a retry at the same step saves
-                self._recorder.save_failed(number, time.perf_counter())
-            else:
-                self._recorder.save_finished(number, time.perf_counter(), took)
-            if in_background:
-                self._log_costs()
-
-        job = SaveJob(
-            self._store,
-            self._ledger,
-            self._state_lock,
-            name,
-            held,
-            facts,
-            self._buffers,
-            callbacks,
-            ended,
+        measured = {str(name): float(value) for name, value in (metrics or {}).items()}
+        is_saved = self._saver.save(
+            number,
+            {"epoch": epoch, "batch": batch, "metrics": measured},
+            state=state,
+            in_background=in_background,
+            callbacks=callbacks,
+            begin=lambda: (
+                self._schedule.save_began(None if checkpoint_number is None else number, time.time(), measured),
+                self._interval.save_began(),
+            ),
         )
-        run = functools.partial(self._tolerance.run, job)
-        is_fine = True
-        try:
-            if in_background:
-                self._writer.submit(run)
-            else:
-                is_fine = run()
-        except BaseException:
-            job.give_up()  # interrupted, perhaps, before it began
-            raise
-        finally:
-            self._recorder.save_blocked(time.perf_counter(), time.perf_counter() - now)
-            self._log_costs()
-        return os.path.join(self._directory, name) if is_fine else None
+        return os.path.join(self._directory, f"{self._name}-{number}") if is_saved else None
 
     def maybe_save(
         self,
@@ -326,21 +275,27 @@ class CheckpointManager:
             state: Called for further values to store, only if a save is due.
 
         Returns:
-            The checkpoint's prefix; None if none is due, if two saves are still under way, which is logged, or if it
-            failed and ``on_save_error`` puts up with that.
+            The checkpoint's prefix; None if none is due, if this step is saved already, if two saves are still under
+            way, which is logged, or if it failed and ``on_save_error`` puts up with that.
 
         Raises:
             CheckpointSaveError: As :meth:`save` does. Asked again at the same step, it saves.
+            ValueError: A policy looks at a metric that is not among those of an epoch's end. What was due is saved.
         """
-        before = self._asked
-        if not self.is_due(step, epoch=epoch, metrics=metrics):
-            return None
-        extra = state() if state is not None else None
-        try:
-            return self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
-        except CheckpointSaveError:
-            self._asked = before
-            raise
+        is_epochs_end = epoch is not None and epoch > self._schedule.epoch
+        saved = None
+        # At the end of an epoch there is something new to say even of a step that is saved: what was measured.
+        is_new = step != self._schedule.saved_step or (is_epochs_end and bool(metrics))
+        if self.is_due(step, epoch=epoch, metrics=metrics) and is_new:
+            extra = state() if state is not None else None
+            try:
+                saved = self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
+            except CheckpointSaveError:
+                self._schedule.take_back()
+                raise
+        if is_epochs_end and metrics:
+            self.require_monitors(metrics, epoch or 0)
+        return saved
 
     def is_due(self, step: int, *, epoch: int | None = None, metrics: Mapping[str, float] | None = None) -> bool:
         """Ask ``save_policy`` whether to save now; each question counts as the last one before the next.
@@ -351,30 +306,71 @@ class CheckpointManager:
             metrics: Numbers measured at this very moment.
 
         Returns:
-            False if no save is due, or if two are still under way, which is logged.
+            False if no save is due, or if two are still under way, which is logged. One that is the best so far is due
+            all the same, and waits for its turn.
 
         Raises:
             CheckpointSaveError: An earlier background save failed.
         """
-        if (epoch or 0) != self._asked[1]:
-            self._recorder.pause()  # between two epochs lies more than a step: a validation, perhaps
-        if self._recorder.step_boundary(time.perf_counter()):
-            self._log_costs()
-        self._raise_background_error()
-        context = SaveContext(step, self._asked[0], epoch or 0, self._asked[1], time.time(), metrics or {})
-        self._asked = (step, epoch or 0)
-        if self._save_policy is not None and not self._save_policy.should_save(context):
+        epoch = epoch or 0
+        # Between two epochs lies more than a step: a validation, perhaps.
+        self._saver.step_boundary(is_step=epoch == self._schedule.epoch)
+        self._saver.raise_errors()
+        now, recorder = time.time(), self._saver.recorder
+        if not self._schedule.is_due(
+            step,
+            epoch,
+            now,
+            metrics=metrics or {},
+            best=self._ledger.best_values,
+            lost_secs=recorder.lost_secs,
+            is_saving=recorder.is_saving,
+        ):
             return False
-        if not (self._async_save and self._writer.busy):
+        if not (self._async_save and self._saver.writer.busy) or self._schedule.is_best:
             return True
-        self._recorder.skipped()
+        self._schedule.save_skipped(now)
+        recorder.skipped()
         _log.warning(
             "skipped the save of step %d to %s: one is being written and one is waiting (%d skipped so far).",
             step,
             self._directory,
-            self._recorder.stats().skipped,
+            recorder.stats().skipped,
         )
         return False
+
+    def begin_at(self, step: int, epoch: int = 0) -> None:
+        """Let ``save_policy`` count from here, where nothing has to be saved; :meth:`restore` does it by itself.
+
+        Args:
+            step: Optimizer steps done.
+            epoch: Epochs done.
+        """
+        self._schedule.begin_at(step, epoch, time.time())
+
+    def require_monitors(
+        self, metrics: Mapping[str, float], epoch: int, *, is_complete: bool = False, is_validated: bool = True
+    ) -> None:
+        """Refuse policies that look at a metric which nobody measures; :meth:`maybe_save` does it by itself.
+
+        Waits for the saves under way before it raises: nothing is lost by a name that was mistyped.
+
+        Args:
+            metrics: What was measured at the end of an epoch.
+            epoch: Epochs done.
+            is_complete: Whether these are all that an epoch measures, but for those of a validation. If not, a name
+                that is not there is refused only if one that is there is near.
+            is_validated: Whether there are validations. Then an epoch without one decides nothing on ``val_`` metrics.
+
+        Raises:
+            ValueError: One that was never measured is not there; the message lists those that are, and the nearest.
+        """
+        unseen = self._schedule.unseen - self._ledger.best_values.keys()
+        try:
+            require_measured(sorted(unseen), metrics, epoch, is_complete=is_complete, is_validated=is_validated)
+        except ValueError:
+            self._saver.writer.wait()
+            raise
 
     def wait_until_finished(self) -> None:
         """Wait until every save is committed.
@@ -382,10 +378,7 @@ class CheckpointManager:
         Raises:
             CheckpointSaveError: One of them failed; raised once.
         """
-        self._writer.wait()
-        self._recorder.settle()
-        self._log_costs()
-        self._raise_background_error()
+        self._saver.wait()
 
     def sync(self) -> None:
         """Wait until every save is committed; TensorFlow's name for :meth:`wait_until_finished`."""
@@ -402,7 +395,7 @@ class CheckpointManager:
         passing = sys.exc_info()[1]
         # One that is being handled further up is the business of whoever handles it there.
         at = None if passing is None else passing.__traceback__
-        self._close(passing if at is not None and at.tb_frame is sys._getframe(1) else None)
+        self._saver.close(passing=passing if at is not None and at.tb_frame is sys._getframe(1) else None)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -410,7 +403,7 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close(error)
+        self._saver.close(passing=error)
 
     def stats(self) -> SaveStats:
         """Return what the saves of this manager have cost so far: seconds blocked, lost, staged, written and synced.
@@ -418,7 +411,7 @@ class CheckpointManager:
         The time lost counts the steps that :meth:`is_due` or :meth:`maybe_save` was asked at: without them it is the
         time blocked. The same is logged for each save, one line at the level INFO.
         """
-        return self._recorder.stats()
+        return self._saver.recorder.stats()
 
     # Restoring -------------------------------------------------------------------------------------------------------
 
@@ -448,13 +441,12 @@ class CheckpointManager:
             CheckpointDamagedError: Its files are not what was written, or no checkpoint here can be read.
             CheckpointMismatchError: It does not fit the objects; the message shows both sides. Nothing was assigned.
         """
-        self._writer.wait()
+        self._saver.writer.wait()
         record, pending = self._reader.restore(which, strict=strict, before=before)
         self._pending = pending if strict else None
         self._ledger.resumed_from = record.name
-        self._asked = (record.step, record.epoch or 0)
-        if self._checkpoint_interval is not None:
-            self._last_checkpoint_step = self._current_step()
+        self.begin_at(record.step, record.epoch or 0)
+        self._interval.begin_here()
         return record
 
     def restore_or_initialize(self) -> str | None:
@@ -508,13 +500,6 @@ class CheckpointManager:
             self._reader.refresh()
         return self._ledger
 
-    def _current_step(self) -> int | None:
-        return None if self._checkpoint_interval is None else int(tf.convert_to_tensor(self._step_counter))
-
-    def _is_too_early(self, step: int, check_interval: bool) -> bool:
-        last, interval = self._last_checkpoint_step, self._checkpoint_interval
-        return last is not None and (step == last or (check_interval and step < last + (interval or 0)))
-
     def _require_writable(self) -> None:
         if self._read_only:
             raise ReadOnlyError(
@@ -533,48 +518,3 @@ class CheckpointManager:
                 f"so the new checkpoint would lose them: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}.\n"
                 "Build the model as it was saved before training goes on, or restore with strict=False to drop them."
             )
-
-    def _raise_background_error(self) -> None:
-        errors = self._writer.take_errors()
-        if errors:
-            for error in errors[1:]:
-                _log.error("%s", error)
-            raise errors[0]
-
-    def _close(self, passing: BaseException | None) -> None:
-        try:
-            self.wait_until_finished()
-        except Exception as error:
-            if passing is None:
-                raise
-            _log.error("%s", error)  # the error of the training code is the one to see
-        finally:
-            if not self._writer.is_running:  # else the waiting was interrupted: what is under way needs the lock
-                self._writer.close()
-                self._buffers.close()
-                self._free_directory()
-
-    def _log_costs(self) -> None:
-        if not self._recorder.counts_steps:
-            self._recorder.settle()
-        for cost in self._recorder.take_settled():
-            _log.info("%s", cost.line(os.path.join(self._directory, f"{self._name}-{cost.step}")))
-
-    def _become_writer(self) -> None:
-        if self._lock is not None:
-            return
-        try:
-            self._lock = self._store.lock()
-            self._free_lock = weakref.finalize(self, self._lock.release)
-            self._reader.refresh()  # another process may have written since we looked
-        except BaseException as error:
-            self._free_directory()
-            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-                told = failure(f"cannot write checkpoints to {self._directory}", error, self._ledger.latest)
-                raise CheckpointSaveError(told) from error
-            raise
-
-    def _free_directory(self) -> None:
-        self._lock = None
-        if self._free_lock is not None:
-            self._free_lock()

@@ -28,6 +28,7 @@ from itertools import pairwise
 __all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took", "size_text"]
 
 _USUAL_STEPS = 50
+_LAST_SAVES = 8  # whose costs tell what the next will cost
 _MOST_STEPS = 2**14  # that are remembered; of a save that takes more, the last
 _GAP = math.nan  # between two boundaries: what lies there is no step
 
@@ -128,9 +129,14 @@ class SaveRecorder:
     """Keep the books of what saves cost.
 
     Steps and the beginnings of saves are told by the thread that trains, how saves end by any, and any may ask.
+
+    Attributes:
+        lost_secs: What each of the last saves that were committed has cost, oldest first. One beside which steps ran
+            when nobody knew yet how long a step takes is left out.
     """
 
     def __init__(self) -> None:
+        self.lost_secs: tuple[float, ...] = ()
         self._lock = threading.Lock()
         self._boundaries: deque[float] = deque(maxlen=_MOST_STEPS)  # since the last save, or during one
         self._usual: deque[float] = deque(maxlen=_USUAL_STEPS)  # secs of steps outside of saves
@@ -145,6 +151,11 @@ class SaveRecorder:
     def counts_steps(self) -> bool:
         """Whether anybody tells of steps, so that it pays to wait for the next before a save is settled."""
         return bool(self._boundaries)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether there is a save whose cost is not known yet."""
+        return bool(self._under_way or self._ended)
 
     def step_boundary(self, now: float) -> bool:
         """Say that a step has ended and the next one begins.
@@ -220,6 +231,8 @@ class SaveRecorder:
             if not costs:
                 return
             self._settled += [cost for save, cost in costs if not save.failed]
+            known = [cost.lost_secs for save, cost in costs if not save.failed and self._is_known(save)]
+            self.lost_secs = (*self.lost_secs, *known)[-_LAST_SAVES:]
             self._totals = _sum(self._totals, costs)
             self._ended = []
             self._forget_steps()
@@ -251,6 +264,10 @@ class SaveRecorder:
         last = list(self._boundaries)[-1:]
         self._boundaries.clear()
         self._boundaries.extend(last)
+
+    def _is_known(self, save: _Save) -> bool:
+        """Say whether it is known how long a step takes, or no step came in the way of the save."""
+        return bool(self._usual) or save.finished <= save.began
 
     def _costs(self) -> list[tuple[_Save, SaveCost]]:
         """Return what each save that has ended cost; of several at once, the first is charged for the steps."""

@@ -53,7 +53,7 @@ def save(directory, way, calls, tell, *, locked=False):
 
     manager._ledger.add = enter_and_tell
     if locked:
-        manager._become_writer()
+        manager._saver.become_writer(manager._reader.refresh)
     with calls:
         manager.save(BEFORE if way == "replace" else BEFORE + 1)
         manager.wait_until_finished()

@@ -1,9 +1,11 @@
 """TrainingCheckpoint in model.fit: save, be broken off anywhere, resume, and never mix two runs."""
 
 import hashlib
+import math
 import os
 import sys
 import threading
+import time
 
 import keras
 import numpy as np
@@ -12,8 +14,9 @@ import tensorflow as tf
 
 import ckptkit
 from ckptkit import finished_fits
-from ckptkit.policies import EverySteps
-from ckptkit.preservation import Latest
+from ckptkit.policies import EverySecs, EverySteps, OnImprovement
+from ckptkit.preservation import All, Best, Latest
+from ckptkit.store import Store
 
 X = np.random.default_rng(0).random((40, 6)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
@@ -260,13 +263,21 @@ def test_an_epochs_end_is_saved_once_even_if_its_length_was_not_known(directory)
     ]
 
 
-def test_max_to_keep_keeps_the_newest_and_the_monitored_best_beyond_it(directory):
-    class Losses(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            logs["val_loss"] = [3.0, 1.0, 2.0, 2.5, 4.0][epoch]
+class Losses(keras.callbacks.Callback):
+    """Stands for what a validation measures."""
 
+    def __init__(self, *values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.values[epoch] is not None:
+            logs["val_loss"] = self.values[epoch]
+
+
+def test_max_to_keep_keeps_the_newest_and_the_monitored_best_beyond_it(directory):
     callback = ckptkit.TrainingCheckpoint(directory, max_to_keep=2, monitor="val_loss", async_save=False)
-    fit(sequential(), Losses(), callback, epochs=5)
+    fit(sequential(), Losses(3.0, 1.0, 2.0, 2.5, 4.0), callback, epochs=5)
     assert [record.epoch for record in callback.manager.records()] == [2, 4, 5]
     assert callback.manager.best_record.epoch == 2
 
@@ -382,10 +393,120 @@ def test_a_checkpoint_of_a_plain_manager_gives_its_weights_and_says_what_is_miss
     assert int(model.optimizer.iterations) == 6 * STEPS
 
 
-def test_a_monitor_that_does_not_exist_is_an_error_that_names_the_nearest(directory):
-    callback = ckptkit.TrainingCheckpoint(directory, monitor="val_los", mode="min")
-    with pytest.raises(ValueError, match=r"(?s)no such metric at epoch 1 \(have: .*val_loss.*Did you mean 'val_loss'"):
-        fit(sequential(), callback, validation_data=(X, Y))
+@pytest.mark.parametrize(
+    "options", [{"monitor": "val_los", "mode": "min"}, {"preservation_policy": Best("los", "min")}]
+)
+def test_a_monitor_that_does_not_exist_is_an_error_that_names_the_nearest_and_the_epoch_is_saved(directory, options):
+    callback = ckptkit.TrainingCheckpoint(directory, **options)
+    with pytest.raises(
+        ValueError, match=r"(?s)no such metric at epoch 2 \(have: .*val_loss.*Did you mean '(val_)?loss'"
+    ):
+        fit(sequential(), callback, validation_data=(X, Y), initial_epoch=1)
+    again = ckptkit.TrainingCheckpoint(directory, monitor="val_loss")
+    assert fit(sequential(), again, validation_data=(X, Y)).epoch == [1, 2]
+    assert again.resumed_from.epoch == 2
+
+
+def test_a_monitor_of_a_validation_that_there_is_none_of_is_an_error_after_the_first_epoch(directory):
+    callback = ckptkit.TrainingCheckpoint(directory, monitor="val_loss")
+    with pytest.raises(
+        ValueError, match=r"no such metric at epoch 1 .*\nDid .*\nThere was no validation: pass validation"
+    ):
+        fit(sequential(), callback)
+
+
+def test_the_mode_of_a_metric_that_says_it_may_be_left_out(directory):
+    class Values(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_mae"] = [3.0, 1.0, 2.0][epoch]
+
+    callback = ckptkit.TrainingCheckpoint(directory, monitor="val_mae", async_save=False)
+    fit(sequential(), Values(), callback)
+    assert callback.manager.best_record.epoch == 2
+
+
+def test_a_monitor_that_does_not_say_what_is_better_is_refused_before_anything_is_trained(directory):
+    model = sequential()
+    with pytest.raises(ValueError, match="say whether 'val_accuracy' is better when smaller or larger"):
+        fit(model, ckptkit.TrainingCheckpoint(directory, monitor="val_accuracy"))
+    assert int(model.optimizer.iterations) == 0
+    assert not os.path.exists(directory)
+
+
+def test_a_save_at_a_step_waits_for_no_validation_and_carries_no_metric_of_an_earlier_one(directory):
+    callback = ckptkit.TrainingCheckpoint(
+        directory, save_freq=4, max_to_keep=None, monitor="val_loss", async_save=False
+    )
+    fit(sequential(), callback, epochs=2, validation_data=(X, Y), validation_freq=2)
+    records = callback.manager.records()
+    assert [record.step for record in records] == [4, 8, 12, 16, 20]
+    assert [record.step for record in records if record.metrics] == [20]
+
+
+def test_a_restart_saves_no_worse_model_as_an_improvement_even_if_the_best_one_is_pruned(directory):
+    losses = Losses(3.0, 1.0, 2.5, 2.0, math.nan, 0.5)
+    options = {
+        "save_freq": OnImprovement("val_loss", "min"),
+        "max_to_keep": None,
+        "preservation_policy": Latest(1),
+        "async_save": False,
+    }
+    steps = []
+    for epochs in range(1, 7):  # a restart after every epoch
+        finished_fits.forget()
+        callback = ckptkit.TrainingCheckpoint(directory, final_save=epochs in (3, 4, 5), **options)
+        fit(sequential(), callback, losses, epochs=epochs)
+        steps.append(callback.manager.records()[-1].step)
+        best = callback.manager.records()[-1].best
+        assert best == {"val_loss": min(value for value in losses.values[:epochs] if value == value)}
+    assert steps == [10, 20, 30, 40, 50, 60]
+    whole = ckptkit.TrainingCheckpoint(
+        directory + "-whole", final_save=False, **options | {"preservation_policy": All()}
+    )
+    fit(sequential(), whole, losses, epochs=6)
+    assert [record.step for record in whole.manager.records()] == [10, 20, 60]
+
+
+def test_without_a_final_save_a_run_goes_on_where_its_policy_saved_last(directory):
+    fit(sequential(), callback := ckptkit.TrainingCheckpoint(directory, save_freq=12, final_save=False))
+    assert [record.step for record in callback.manager.records()] == [12, 24]
+    finished_fits.forget()
+    fit(model := sequential(), again := ckptkit.TrainingCheckpoint(directory, save_freq=12, final_save=False))
+    assert again.resumed_from.step == 24
+    assert int(model.optimizer.iterations) == 30
+
+
+def test_a_last_save_that_failed_in_the_background_is_taken_once_more_with_its_metrics(directory, monkeypatch, caplog):
+    commit, failed = Store.commit, []
+
+    def fails_once(self, pending, manifest):
+        if manifest.step == 30 and not failed:
+            failed.append(manifest)
+            raise OSError(28, "No space left on device")
+        return commit(self, pending, manifest)
+
+    monkeypatch.setattr(Store, "commit", fails_once)
+    fit(sequential(), callback := ckptkit.TrainingCheckpoint(directory, on_save_error="warn"))
+    assert failed
+    assert "No space left on device" in caplog.text
+    newest = callback.manager.records()[-1]
+    assert (newest.step, newest.epoch, sorted(newest.metrics)) == (30, 3, ["loss", "mae"])
+
+
+def test_time_between_saves_is_measured_from_step_to_step(directory, monkeypatch):
+    now = [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            now[0] += 60.0
+
+    callback = ckptkit.TrainingCheckpoint(
+        directory, save_freq=EverySecs(400) & EverySteps(2), max_to_keep=None, async_save=False, final_save=False
+    )
+    fit(sequential(), callback, Clock())
+    # Every 7 steps at the earliest, and at an even step then; the one at the end of an epoch is none too many.
+    assert [record.step for record in callback.manager.records()] == [8, 16, 24]
 
 
 def test_a_validation_metric_at_an_epoch_without_validation_is_no_decision(directory):
@@ -401,7 +522,6 @@ def test_a_validation_metric_at_an_epoch_without_validation_is_no_decision(direc
         ({"save_freq": "epochs"}, 'save_freq must be "epoch", a number of steps or a policy'),
         ({"save_freq": 0}, "save_freq must be"),
         ({"save_freq": True}, "save_freq must be"),
-        ({"monitor": "val_accuracy"}, "say whether 'val_accuracy' is better when smaller or larger"),
         ({"mode": "min"}, "mode='min' says how to rank a metric"),
         ({"monitor": "loss", "mode": "least"}, "mode = 'min' or 'max', got 'least'"),
     ],
@@ -539,7 +659,7 @@ class Waits(keras.callbacks.Callback):
         self.checkpoint, self.left = checkpoint, break_off_after
 
     def on_train_batch_end(self, batch, logs=None):
-        self.checkpoint.manager._writer.wait()
+        self.checkpoint.manager._saver.writer.wait()
         self.left -= 1
         if self.left == 0:
             raise BreakOff("ours")

@@ -11,6 +11,7 @@ import tensorflow as tf
 import ckptkit
 from ckptkit import finished_fits
 from ckptkit.export import facts, formats, hdf5, publishing, saved_model
+from ckptkit.preservation import Best
 from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
 
 pytestmark = pytest.mark.slow
@@ -50,6 +51,17 @@ def test_the_facts_say_what_it_was_made_from(paths):
     record = callback.manager.records()[-1]
     assert (facts["step"], facts["checkpoint"], facts["run_id"]) == (30, "ckpt-30", record.run_id)
     assert facts["metrics"] == record.metrics
+
+
+@by_forks
+@pytest.mark.parametrize("save_freq", [7, 10**6])
+def test_the_final_model_is_told_from_the_newest_checkpoint_where_no_last_save_is_taken(paths, save_freq):
+    run, export = paths
+    callback = ckptkit.TrainingCheckpoint(run, save_freq=save_freq, final_save=False)
+    fit(sequential(), callback, ckptkit.ExportOnCompletion(export, formats=["weights"]))
+    with open(f"{export}/export.json") as file:
+        facts = json.load(file)
+    assert (facts["step"], facts["checkpoint"], facts["metrics"]) == (30, None, {})
 
 
 def test_an_interrupted_fit_exports_nothing(paths):
@@ -180,6 +192,16 @@ def test_a_subclassed_model_is_refused_as_hdf5_before_training_and_exported_as_s
 def test_nonsense_is_refused_when_built(options, message):
     with pytest.raises(ValueError, match=message):
         ckptkit.ExportOnCompletion("somewhere", **options)
+
+
+@by_forks
+def test_the_best_by_a_policy_of_what_to_keep_is_exported_as_one_by_a_monitor(paths):
+    run, export = paths
+    policy = Best("loss", "max")
+    training = ckptkit.TrainingCheckpoint(run, max_to_keep=1, preservation_policy=policy)
+    fit(sequential(), training, ckptkit.ExportOnCompletion(export, formats=["weights"], which="best"))
+    with open(f"{export}/export.json") as file:
+        assert json.load(file)["step"] == 10
 
 
 def test_the_best_without_a_monitor_is_refused_before_training(paths):

@@ -611,7 +611,7 @@ def test_a_retry_after_a_failed_save_at_the_same_step_saves(tmp_path: Path, disk
 def test_a_failed_background_save_surfaces_once(method: str, tmp_path: Path, disk: Disk) -> None:
     manager = CheckpointManager(make_checkpoint(), tmp_path, 3, async_save=True)
     manager.save()
-    manager._writer.wait()
+    manager._saver.writer.wait()
     arguments = [1] if method == "maybe_save" else []
     with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-1 to .* failed: OSError"):
         getattr(manager, method)(*arguments)

@@ -52,3 +52,48 @@ def test_another_kind_of_optimizer_is_refused_and_nothing_known_is_not():
     fit_model.compare({}, unbuilt("sgd"), "run/ckpt-1")
     with pytest.raises(CheckpointMismatchError, match=r"cannot resume from run/ckpt-1(?s:.*)Adam   model SGD"):
         fit_model.compare(facts, unbuilt("sgd"), "run/ckpt-1")
+
+
+OWN = keras.metrics.MeanMetricWrapper(lambda y, p: p, name="own")
+
+
+def two_headed(metrics):
+    inputs = keras.layers.Input((3,))
+    heads = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("left", "right")}
+    model = keras.Model(inputs, heads)
+    model.compile("sgd", {"left": "mse", "right": "mse"}, metrics=metrics)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("monitor", "metrics", "mode"),
+    [
+        ("loss", [], "min"),
+        ("val_loss", [], "min"),
+        ("accuracy", ["accuracy"], "max"),
+        ("val_acc", ["acc"], "max"),
+        ("mae", ["mae"], "min"),
+        ("val_area", ["mae", keras.metrics.AUC(name="area")], "max"),
+        ("cosine_similarity", ["cosine_similarity"], "max"),
+    ],
+)
+@pytest.mark.parametrize("is_built", [False, True])
+def test_contract_a_metric_of_keras_says_which_way_it_ranks(monitor, metrics, mode, is_built):
+    model = unbuilt(metrics=metrics)
+    if is_built:
+        fit_model.build(model, DATA, {})
+    assert fit_model.mode_of(monitor, model) == mode
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("left_loss", "min"), ("val_right_loss", "min"), ("left_accuracy", "max"), ("val_right_mae", "min")],
+)
+def test_a_metric_of_one_output_ranks_as_any_other(monitor, mode):
+    assert fit_model.mode_of(monitor, two_headed({"left": ["accuracy"], "right": ["mae"]})) == mode
+
+
+@pytest.mark.parametrize("monitor", ["own", "val_own", "val_accuracy", "my_loss"])
+def test_a_metric_that_does_not_say_it_must_be_told(monitor):
+    with pytest.raises(ValueError, match=f"say whether '{monitor}' is better when smaller or larger: mode="):
+        fit_model.mode_of(monitor, unbuilt(metrics=[OWN, "mae"]))

@@ -243,6 +243,29 @@ def test_best_is_the_earliest_of_the_best_and_none_where_nothing_was_measured():
     assert book.best.step == 3
 
 
+def test_the_best_value_outlives_its_checkpoint_and_the_process():
+    modes = {"loss": "min", "accuracy": "max"}
+    book = Ledger("ckpt", 2, None, None, 0.0, modes)
+    for step, loss in enumerate([3.0, 1.0, 2.0, math.nan], start=1):
+        metrics = {"loss": loss}
+        book.add(record(step, metrics=metrics, best=book.best_with(metrics)))
+        book.take_out_superfluous(step)
+    assert steps(book.records) == [3, 4]
+    assert book.best_values == {"loss": 1.0}
+    again = Ledger("ckpt", 2, None, None, 0.0, modes)
+    again.adopt(Listing(book.records), 5.0)
+    assert again.best_values == {"loss": 1.0}
+    assert again.best_with({"loss": 0.5, "accuracy": 0.9}) == {"loss": 0.5, "accuracy": 0.9}
+
+
+def test_where_one_is_damaged_the_best_value_is_that_of_what_is_left():
+    book = Ledger("ckpt", 9, None, None, 0.0, {"loss": "min"})
+    book.adopt(Listing((record(1, metrics={"loss": 2.0}), record(2, metrics={"loss": 1.0}, best={"loss": 1.0}))), 0.0)
+    assert book.best_values == {"loss": 1.0}
+    book.note_damage("ckpt-2", "a bit has flipped")
+    assert (book.damaged, book.best_values) == ({"ckpt-2": "a bit has flipped"}, {"loss": 2.0})
+
+
 # The directory, read ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit.policies import EveryEpochs, EverySteps
+from ckptkit.policies import EveryEpochs, EverySteps, OnImprovement
 from ckptkit.store import Store
 from tests.test_callbacks import Blocks
 
@@ -211,7 +211,7 @@ def test_a_failed_background_save_is_raised_between_two_steps(tmp_path, full_dis
     done = []
     with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-2 .* ENOSPC No space left"):  # noqa: PT012
         for step, _ in loop:
-            manager._writer.wait()
+            manager._saver.writer.wait()
             done.append(step)
     assert done == [0, 1, 2]
 
@@ -220,7 +220,7 @@ def test_a_failed_save_does_not_hide_the_error_of_the_step(tmp_path, full_disk, 
     manager, loop = failing_loop(tmp_path)
     with pytest.raises(ZeroDivisionError, match="ours"), manager:  # noqa: PT012
         for step, _ in loop:
-            manager._writer.wait()
+            manager._saver.writer.wait()
             if step == 2:
                 raise ZeroDivisionError("ours")
     assert [r.message[:14] for r in caplog.records if r.levelname == "ERROR"] == ["save of ckpt-2"]
@@ -231,7 +231,7 @@ def test_a_failed_last_save_is_raised_by_the_loop(tmp_path, full_disk):
     told = r"(?s)save of ckpt-10 .*\n5 saves in a row have failed"
     with pytest.raises(ckptkit.CheckpointSaveError, match=told):  # noqa: PT012
         for _ in loop:
-            manager._writer.wait()
+            manager._saver.writer.wait()
 
 
 def test_a_last_save_that_failed_is_tried_again_when_the_loop_ends(tmp_path, monkeypatch):
@@ -248,3 +248,39 @@ def test_a_last_save_that_failed_is_tried_again_when_the_loop_ends(tmp_path, mon
         pass
     assert errors == []
     assert [record.step for record in manager.records()] == [5, 10]
+
+
+def test_an_improvement_is_saved_at_the_step_at_which_it_was_reported(tmp_path):
+    policy = OnImprovement("val_loss", "min")
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, None, save_policy=policy)
+    loop = ckptkit.TrainingLoop(manager, listed(), epochs=2, final_save=False)
+    for step, _ in loop:
+        if step in (2, 4, 6, 9):
+            loop.report({"val_loss": {2: 3.0, 4: 4.0, 6: 2.0, 9: 2.5}[step]})
+    assert [(r.step, r.epoch, r.metrics) for r in manager.records()] == [
+        (3, 0, {"val_loss": 3.0}),
+        (7, 1, {"val_loss": 2.0}),
+    ]
+
+
+def test_the_last_save_of_a_loop_carries_what_was_measured_at_its_step(tmp_path):
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, None, save_policy=ckptkit.policies.Never())
+    loop = ckptkit.TrainingLoop(manager, listed(), epochs=1)
+    for step, _ in loop:
+        loop.report({"loss": float(step)})
+    assert [(r.step, r.metrics) for r in manager.records()] == [(7, {"loss": 6.0})]
+
+
+def test_a_validation_metric_that_is_never_reported_is_an_error_at_the_end_of_the_epoch(tmp_path):
+    policy = EveryEpochs(1) | OnImprovement("val_acc", "max")
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(), tmp_path, None, save_policy=policy)
+    loop = ckptkit.TrainingLoop(manager, listed(), epochs=3)
+
+    def train():
+        for step, _ in loop:
+            if step == 13:
+                loop.report({"val_loss": 0.5})
+
+    with pytest.raises(ValueError, match=r"by 'val_acc': no such metric at epoch 2 \(have: val_loss\)"):
+        train()
+    assert manager.records()[-1].epoch == 2

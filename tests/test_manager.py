@@ -15,7 +15,7 @@ import tensorflow as tf
 import ckptkit
 from ckptkit.held import Held
 from ckptkit.lock import DirectoryLock
-from ckptkit.policies import EverySteps
+from ckptkit.policies import EveryEpochs, EverySteps, OnImprovement, OverheadBudget
 from ckptkit.preservation import Best, Latest
 from ckptkit.store import Store
 from tests.test_callbacks import digest
@@ -65,6 +65,109 @@ def test_a_save_under_way_is_not_the_latest_before_it_is_committed(value, tmp_pa
     manager.wait_until_finished()
     assert manager.latest_checkpoint == prefix
     manager.close()
+
+
+def test_the_best_so_far_is_never_skipped_however_many_are_under_way(value, tmp_path, gate):
+    manager = manager_of(value, tmp_path, async_save=True, preservation_policy=Best("loss", "min"))
+    for step, loss in enumerate((3.0, 2.0), start=1):
+        assert manager.maybe_save(step, metrics={"loss": loss}) is not None
+    assert not manager.is_due(3, metrics={"loss": 2.5})
+    assert manager.is_due(4, metrics={"loss": 1.5})
+    gate.set()
+    manager.close()
+
+
+def test_no_step_is_saved_twice_but_for_what_the_end_of_an_epoch_has_measured(value, tmp_path):
+    manager = manager_of(value, tmp_path)
+    assert manager.maybe_save(5) is not None
+    assert manager.maybe_save(5) is None
+    assert manager.maybe_save(5, epoch=1) is None
+    assert manager.maybe_save(5, epoch=2, metrics={"loss": 0.5}) is not None
+    assert [(r.step, r.epoch, r.metrics) for r in manager.records()] == [(5, 2, {"loss": 0.5})]
+    manager.close()
+    again = manager_of(value, tmp_path)
+    again.restore()
+    assert again.maybe_save(5) is None
+    assert again.maybe_save(6) is not None
+    again.close()
+
+
+def test_saving_by_a_counter_says_nothing_of_steps(value, tmp_path):
+    manager = manager_of(value, tmp_path)
+    manager.save()
+    assert manager.saved_step is None
+    assert manager.maybe_save(1) is not None
+    manager.close()
+
+
+@pytest.mark.parametrize("cause", ["a typo", "no such name"])
+def test_a_metric_that_nobody_measures_is_an_error_at_the_first_validation_and_what_was_due_is_saved(
+    value, tmp_path, gate, cause
+):
+    manager = manager_of(value, tmp_path, async_save=True, save_policy=EveryEpochs(2) | OnImprovement("val_acc", "max"))
+    names = {"a typo": "val_accc", "no such name": "val_perplexity"}
+    manager.maybe_save(1, epoch=1, metrics={"loss": 0.5})  # no validation, no decision
+    threading.Timer(0.2, gate.set).start()
+    with pytest.raises(ValueError, match=rf"by 'val_acc': no such metric at epoch 2 \(have: {names[cause]}\)"):
+        manager.maybe_save(2, epoch=2, metrics={names[cause]: 0.5})
+    assert steps(manager) == [2], "saved before it is said"
+    manager.close()
+
+
+def test_a_metric_that_was_measured_once_is_known_even_if_an_epoch_goes_without(value, tmp_path):
+    manager = manager_of(value, tmp_path, save_policy=OnImprovement("val_acc", "max"))
+    manager.maybe_save(1, epoch=1, metrics={"val_acc": float("nan")})
+    manager.maybe_save(2, epoch=2, metrics={"val_loss": 0.5})
+    assert steps(manager) == []
+    manager.maybe_save(3, epoch=3, metrics={"val_acc": 0.1})
+    manager.close()
+    again = manager_of(value, tmp_path, save_policy=OnImprovement("val_acc", "max"))
+    again.maybe_save(4, epoch=4, metrics={"val_loss": 0.5})  # its name is in a manifest
+    assert again.maybe_save(5, epoch=5, metrics={"val_acc": 0.1}) is None
+    assert again.maybe_save(6, epoch=6, metrics={"val_acc": 0.2}) is not None
+    again.close()
+
+
+def test_an_improvement_is_one_over_what_is_being_saved_as_well(value, tmp_path, gate):
+    manager = manager_of(value, tmp_path, async_save=True, save_policy=OnImprovement("loss", "min"))
+    assert manager.maybe_save(1, metrics={"loss": 0.5}) is not None
+    assert manager.maybe_save(2, metrics={"loss": 0.7}) is None
+    gate.set()
+    manager.close()
+
+
+def test_policies_that_rank_one_metric_both_ways_are_refused(value, tmp_path):
+    policies = {"save_policy": OnImprovement("loss", "max"), "preservation_policy": Best("loss", "min")}
+    with pytest.raises(ValueError, match="'loss' is to be as small as possible by one policy and as large as possible"):
+        manager_of(value, tmp_path, **policies)
+
+
+@pytest.mark.parametrize(
+    ("async_save", "saved"),
+    [
+        # Paid for by the steps that follow: 5 s each, then 20 s for the slow one.
+        pytest.param(False, [1, 6, 11, 29], id="sync"),
+        # What the first one beside the very first step has cost nobody can tell: the second one is to tell.
+        pytest.param(True, [1, 11, 16, 34], id="async"),
+    ],
+)
+def test_a_budget_spreads_saves_by_what_they_have_cost(value, tmp_path, monkeypatch, async_save, saved):
+    now, costs, commit = [1000.0], iter([0.5, 0.5, 2.0, 0.5]), Store.commit
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    def slow_commit(self, pending, manifest):
+        now[0] += next(costs)
+        return commit(self, pending, manifest)
+
+    monkeypatch.setattr(Store, "commit", slow_commit)
+    options = {"save_policy": OverheadBudget(0.1), "async_save": async_save}
+    with manager_of(value, tmp_path, **options) as manager:
+        for step in range(1, 36 if async_save else 31):
+            now[0] += 1.0
+            if manager.maybe_save(step) is not None and async_save:
+                manager._saver.writer.wait()  # the step that comes next has run beside it: it took so much longer
+    assert steps(manager) == saved
 
 
 def test_a_policy_decides_when_maybe_save_saves(value, tmp_path):
@@ -349,7 +452,7 @@ def test_a_save_is_told_of_when_it_is_done_where_nobody_tells_of_steps(value, tm
     manager = manager_of(value, tmp_path, 3, async_save=in_background)
     for _ in range(3):
         manager.save()
-    manager._writer.wait()
+    manager._saver.writer.wait()
     assert [each.getMessage().split(":")[0] for each in caplog.records] == [
         f"saved {tmp_path}/ckpt-{number}" for number in (1, 2, 3)
     ]
@@ -369,7 +472,7 @@ def test_time_lost_counts_the_steps_that_took_longer_during_a_save(value, tmp_pa
     now[0] += 1.5  # the eleventh step, during which the save is written
     assert manager.maybe_save(11) is None
     gate.set()
-    manager._writer.wait()
+    manager._saver.writer.wait()
     now[0] += 1.0
     manager.maybe_save(12)
     assert manager.stats().lost_secs == pytest.approx(0.5)
@@ -385,7 +488,7 @@ def test_the_time_between_two_epochs_is_not_lost_to_a_save(value, tmp_path, gate
     now[0] += 30.0  # the last step of the epoch and a validation
     manager.maybe_save(11, epoch=1)
     gate.set()
-    manager._writer.wait()
+    manager._saver.writer.wait()
     now[0] += 1.0
     manager.maybe_save(12, epoch=1)
     assert manager.stats().saves == 1
@@ -614,7 +717,7 @@ def test_a_failed_save_that_nobody_asked_for_is_logged_when_the_manager_goes(val
     disk.append(full())
     manager = manager_of(value, tmp_path, async_save=True)
     manager.save(1)
-    manager._writer.wait()
+    manager._saver.writer.wait()
     assert caplog.records == []
     gone = weakref.ref(manager)
     del manager

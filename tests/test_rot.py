@@ -404,7 +404,7 @@ def test_a_reader_that_loses_its_checkpoint_to_a_writer_takes_the_newer_one(
     writer.save(1, metrics={"loss": 1.0})
     reader, copy = counted(tmp_path, preservation_policy=BEST, read_only=True)
     saves = iter([2, 3])
-    verify = reader._store.verify
+    verify = reader._reader._store.verify
 
     def overtaken(record: CheckpointRecord) -> None:
         for step in saves:
@@ -413,7 +413,7 @@ def test_a_reader_that_loses_its_checkpoint_to_a_writer_takes_the_newer_one(
             break
         verify(record)
 
-    monkeypatch.setattr(reader._store, "verify", overtaken)
+    monkeypatch.setattr(reader._reader._store, "verify", overtaken)
     assert reader.restore(which).step == 3
     assert copy.numpy().tolist() == [3.0] * 10
 
@@ -422,8 +422,8 @@ def test_a_reader_is_told_that_the_one_it_named_is_gone(tmp_path: Path, monkeypa
     writer, _ = counted(tmp_path)
     writer.save(1)
     reader, _ = counted(tmp_path, read_only=True)
-    verify = reader._store.verify
-    monkeypatch.setattr(reader._store, "verify", lambda record: (writer.save(2), verify(record)))
+    verify = reader._reader._store.verify
+    monkeypatch.setattr(reader._reader._store, "verify", lambda record: (writer.save(2), verify(record)))
     with pytest.raises(ckptkit.CheckpointNotFoundError, match=r"no checkpoint 1 in .*; steps there, newest first: 2"):
         reader.restore(1)
 
@@ -435,8 +435,8 @@ def test_a_reader_that_has_begun_reads_on_when_its_checkpoint_is_deleted(
     value.assign(tf.ones(10))
     writer.save(1, state={"note": "kept"})
     reader, copy = counted(tmp_path, read_only=True)
-    verify, notes = reader._store.verify, []
-    monkeypatch.setattr(reader._store, "verify", lambda record: (verify(record), writer.save(2)))
+    verify, notes = reader._reader._store.verify, []
+    monkeypatch.setattr(reader._reader._store, "verify", lambda record: (verify(record), writer.save(2)))
     reader.restore(before=lambda record, state: notes.append(state["note"].numpy()))
     assert not (tmp_path / "ckpt-1.index").exists()
     assert copy.numpy().tolist() == [1.0] * 10

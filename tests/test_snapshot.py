@@ -28,6 +28,7 @@ from tensorflow.python.training.saving import saveable_object, saveable_object_u
 
 from ckptkit import CheckpointError, CheckpointManager
 from ckptkit.snapshot import CheckpointGraph, is_variable, resource_variable
+from ckptkit.store import Store
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -367,7 +368,7 @@ def test_the_table_in_the_manifest_tells_dtype_shape_and_size(
 ) -> None:
     manager = CheckpointManager(tf.train.Checkpoint(v=tf.Variable(value[0])), tmp_path, None)
     manager.save()
-    manifest = manager._store.manifest(manager.records()[0])
+    manifest = Store(str(tmp_path)).manifest(manager.records()[0])
     (info,) = [tensor for tensor in manifest.tensors if tensor.key == "v" + VALUE]
     size = 0 if value[0].dtype == tf.string else value[0].numpy().nbytes
     assert (info.dtype, info.shape, info.size_bytes) == (value[0].dtype.name, tuple(value[0].shape), size)

@@ -1,0 +1,235 @@
+"""Saves into one directory: held in the caller, written there or in the background, counted, told when they fail.
+
+saver = Saver(store, ledger, lock, graph, "ckpt", Tolerance("raise", None))
+saver.become_writer(reader.refresh)
+if not saver.save(1200, {"epoch": 2}, in_background=True):
+    ...                                          # it failed, and that is put up with
+saver.close()
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ckptkit.errors import CheckpointError, CheckpointSaveError
+from ckptkit.failures import failure
+from ckptkit.ledger import Ledger
+from ckptkit.lock import DirectoryLock
+from ckptkit.saving import SaveJob
+from ckptkit.snapshot import CheckpointGraph
+from ckptkit.staging import StagingBuffers
+from ckptkit.stats import SaveRecorder, Took
+from ckptkit.store import Store
+from ckptkit.tolerance import Tolerance
+from ckptkit.writer import BackgroundWriter
+
+__all__ = ["Saver"]
+
+_log = logging.getLogger("ckptkit")
+
+
+class Saver:
+    """The writing side of a manager.
+
+    Args:
+        store: The directory.
+        ledger: What is known of it; entered under ``lock``.
+        lock: Guards the ledger, which the background thread enters its commits in.
+        graph: The objects to save.
+        name: Stem of the file names.
+        tolerance: How many failed saves are put up with.
+
+    Attributes:
+        writer: The background thread.
+        recorder: What saves have cost.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        lock: threading.RLock,
+        graph: CheckpointGraph,
+        name: str,
+        tolerance: Tolerance,
+    ) -> None:
+        self.writer = BackgroundWriter()
+        self.recorder = SaveRecorder()
+        self._store = store
+        self._ledger = ledger
+        self._lock = lock
+        self._graph = graph
+        self._name = name
+        self._tolerance = tolerance
+        self._buffers = StagingBuffers()
+        self._directory_lock: DirectoryLock | None = None
+        self._free_lock: weakref.finalize[Any, Any] | None = None
+        weakref.finalize(self, self.writer.abandon)  # at the end of the interpreter, if not before
+
+    def become_writer(self, refresh: Callable[[], None]) -> bool:
+        """Take the directory's lock, if it is not ours yet, and look at what others have written since.
+
+        Returns:
+            False if it could not be taken for a reason that ``tolerance`` puts up with.
+
+        Raises:
+            DirectoryLockedError: Another process writes there.
+            CheckpointSaveError: The folder cannot be made or written to.
+        """
+        try:
+            self._lock_directory(refresh)
+        except CheckpointSaveError as error:
+            self.recorder.failed()
+            self._tolerance.failed(error)
+            return False
+        return True
+
+    def save(
+        self,
+        number: int,
+        facts: Mapping[str, Any],
+        *,
+        state: Mapping[str, Any] | None = None,
+        in_background: bool = False,
+        callbacks: Sequence[Callable[..., object]] = (),
+        begin: Callable[[], Iterable[Callable[[bool], None]]] = tuple,
+    ) -> bool:
+        """Save the objects as they are now.
+
+        Args:
+            number: The number in the file name.
+            facts: Of the manifest: epoch, batch, metrics.
+            state: Further values to store.
+            in_background: Whether to return as soon as the values are held.
+            callbacks: Called after the commit, with the prefix if they take an argument.
+            begin: Called when the values are held; what it returns is called when the save is committed, with True, or
+                could not be written, with False.
+
+        Returns:
+            False if it failed and ``tolerance`` puts up with that. What fails in the background is raised later.
+
+        Raises:
+            CheckpointSaveError: It could not be written, or an earlier background save could not.
+        """
+        if not in_background:
+            self.writer.wait()
+            self.raise_errors()
+        began = time.perf_counter()
+        held = self._graph.take(state)
+        now = time.perf_counter()
+        self.recorder.save_began(number, now, now - began)
+        listeners = begin()
+
+        def ended(took: Took | None) -> None:
+            for each in listeners:
+                each(took is not None)
+            if took is None:
+                self.recorder.save_failed(number, time.perf_counter())
+            else:
+                self.recorder.save_finished(number, time.perf_counter(), took)
+            if in_background:
+                self.log_costs()
+
+        job = SaveJob(
+            self._store,
+            self._ledger,
+            self._lock,
+            f"{self._name}-{number}",
+            held,
+            {"step": number, "seconds": {"blocked": now - began}, **facts},
+            self._buffers,
+            callbacks,
+            ended,
+        )
+        run = functools.partial(self._tolerance.run, job)
+        try:
+            if not in_background:
+                return run()
+            self.writer.submit(run)
+            return True
+        except BaseException:
+            job.give_up()  # interrupted, perhaps, before it began
+            raise
+        finally:
+            self.recorder.save_blocked(time.perf_counter(), time.perf_counter() - now)
+            self.log_costs()
+
+    def step_boundary(self, *, is_step: bool) -> None:
+        """Say that a step has ended, or that what lies between the last one and here is none; log what is known now."""
+        if not is_step:
+            self.recorder.pause()
+        if self.recorder.step_boundary(time.perf_counter()):
+            self.log_costs()
+
+    def wait(self) -> None:
+        """Wait until every save is committed.
+
+        Raises:
+            CheckpointSaveError: One of them failed; raised once.
+        """
+        self.writer.wait()
+        self.recorder.settle()
+        self.log_costs()
+        self.raise_errors()
+
+    def raise_errors(self) -> None:
+        """Raise what went wrong in the background, once; what came after the first is logged."""
+        errors = self.writer.take_errors()
+        if errors:
+            for error in errors[1:]:
+                _log.error("%s", error)
+            raise errors[0]
+
+    def close(self, *, passing: BaseException | None) -> None:
+        """Wait, and let another process write to the directory.
+
+        Args:
+            passing: The error that passes through the caller: it is the one to see, and a failed save is logged.
+
+        Raises:
+            CheckpointSaveError: A save failed, and nothing else did.
+        """
+        try:
+            self.wait()
+        except Exception as error:
+            if passing is None:
+                raise
+            _log.error("%s", error)
+        finally:
+            if not self.writer.is_running:  # else the waiting was interrupted: what is under way needs the lock
+                self.writer.close()
+                self._buffers.close()
+                self._free_directory()
+
+    def log_costs(self) -> None:
+        """Log a line for each save whose cost is known now."""
+        if not self.recorder.counts_steps:
+            self.recorder.settle()
+        for cost in self.recorder.take_settled():
+            _log.info("%s", cost.line(os.path.join(self._store.directory, f"{self._name}-{cost.step}")))
+
+    def _lock_directory(self, refresh: Callable[[], None]) -> None:
+        if self._directory_lock is not None:
+            return
+        try:
+            self._directory_lock = self._store.lock()
+            self._free_lock = weakref.finalize(self, self._directory_lock.release)
+            refresh()
+        except BaseException as error:
+            self._free_directory()
+            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+                told = failure(f"cannot write checkpoints to {self._store.directory}", error, self._ledger.latest)
+                raise CheckpointSaveError(told) from error
+            raise
+
+    def _free_directory(self) -> None:
+        self._directory_lock = None
+        if self._free_lock is not None:
+            self._free_lock()
