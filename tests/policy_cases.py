@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import reduce
+from itertools import combinations
 from operator import or_
 
 from hypothesis import strategies as st
@@ -26,10 +27,10 @@ MONITORS = ["loss", 'it\'s "new"']
 
 counts = st.integers(1, 60)
 few = st.integers(1, 6)
-seconds = st.floats(0.1, 1000) | st.integers(1, 1000)
+seconds = st.sampled_from([50, 100, 250]) | st.floats(0.1, 1000)
 monitors = st.sampled_from(MONITORS)
 modes = st.sampled_from(["min", "max"])
-# Few numbers, so that many are equal, and all the others.
+# A few of each kind are common, so that they meet, and all the others come, too.
 values = st.integers(-3, 3).map(float) | st.floats()
 metrics = st.dictionaries(monitors, values)
 
@@ -71,9 +72,11 @@ def combined(leaves, max_leaves=6):
 
 save_policies = combined(st.one_of(*WHEN.values()))
 preservation_policies = combined(st.one_of(*WHAT.values()))
-# What of several is kept depends on nothing but those that are kept: see the synopsis of ckptkit.preservation.
 unions = st.lists(st.one_of(*WHAT.values()), min_size=1, max_size=4).map(lambda policies: reduce(or_, policies))
-without_every_n_secs = combined(st.one_of(*(made for policy, made in WHAT.items() if policy is not EveryNSecs)))
+# Inside ``&`` EveryNSecs is another matter: see the synopsis of ckptkit.preservation.
+_STEADY = [made for policy, made in WHAT.items() if policy is not EveryNSecs]
+steady_policies = combined(st.one_of(*_STEADY))
+steady_pairs = st.tuples(*_STEADY).map(lambda policies: list(combinations(policies, 2)))
 
 contexts = st.builds(
     SaveContext,
@@ -94,7 +97,8 @@ contexts = st.builds(
 @st.composite
 def histories(draw, max_size=12):
     """Records of a run in the order of their commits; the run may have gone back, and so may the clock."""
-    record = st.tuples(st.integers(0, 20), st.integers(-100, 500) | st.floats(-100, 500), metrics)
+    later = st.sampled_from([40, 60, 100, 300, -50]) | st.floats(-100, 500)
+    record = st.tuples(st.integers(0, 20), later, metrics)
     rows = draw(st.lists(record, max_size=max_size))
     records, at = [], 100.0
     for sequence, (step, later, measured) in enumerate(rows, start=1):

@@ -15,7 +15,7 @@ from ckptkit.listing import Listing
 from ckptkit.preservation import All, Best, EveryNSecs, Latest
 from ckptkit.records import CheckpointRecord
 from ckptkit.state_file import StateFile
-from tests.policy_cases import preservation_policies, unions, without_every_n_secs
+from tests.policy_cases import preservation_policies, steady_policies, unions
 
 HOUR = 3600.0
 
@@ -131,7 +131,7 @@ def test_an_intersection_may_keep_more_if_one_tidies_up_after_every_save():
 
 
 @settings(deadline=None)
-@given(histories(), max_to_keeps, every, st.none() | unions | without_every_n_secs)
+@given(histories(), max_to_keeps, every, st.none() | unions | steady_policies)
 def test_what_is_taken_out_is_known_no_more_and_taken_out_once(records, max_to_keep, keep_every_secs, policy):
     book = ledger(max_to_keep, keep_every_secs=keep_every_secs, policy=policy)
     gone = add_and_tidy(book, records)
