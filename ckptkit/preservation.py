@@ -122,7 +122,7 @@ class EveryNSteps(PreservationPolicy):
 
 @dataclass(frozen=True)
 class EveryNSecs(PreservationPolicy):
-    """Keep one checkpoint every ``secs`` seconds of training time."""
+    """Keep one checkpoint every ``secs`` seconds of training time; where the clock was set back, count anew."""
 
     secs: float
 
@@ -130,11 +130,12 @@ class EveryNSecs(PreservationPolicy):
         require_number(self, "secs", self.secs)
 
     def keep(self, context: KeepContext) -> frozenset[str]:
-        """Return each prefix that is at least ``secs`` younger than the one kept before it."""
+        """Return each prefix that is at least ``secs`` younger than the one kept before it, or older than that."""
         kept: list[str] = []
         last = context.preserved_at
         for record in context.records:
-            if record.created_at - self.secs >= last:
+            was_set_back = bool(kept) and record.created_at < last
+            if record.created_at - self.secs >= last or was_set_back:
                 kept.append(record.prefix)
                 last = record.created_at
         return frozenset(kept)

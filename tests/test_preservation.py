@@ -210,11 +210,19 @@ def test_best_passes_over_records_without_the_metric():
 @settings(deadline=None)
 @given(histories(), st.floats(0.1, 300), st.floats(-100, 1000))
 def test_every_n_secs_keeps_the_first_that_is_old_enough_and_no_two_that_are_close(records, secs, preserved_at):
+    records.sort(key=lambda r: r.created_at)
     kept = keep(EveryNSecs(secs), records, preserved_at=preserved_at)
     last = preserved_at
     for each in records:
         assert (each.prefix in kept) is (each.created_at - secs >= last)
         last = each.created_at if each.prefix in kept else last
+
+
+def test_every_n_secs_counts_anew_where_the_clock_was_set_back():
+    times = [100.0, 150.0, 40.0, 90.0, 100.0, 39.0]
+    records = [record(i, at) for i, at in enumerate(times)]
+    assert keep(EveryNSecs(60), records) == {"0", "2", "4", "5"}
+    assert keep(EveryNSecs(60), records, preserved_at=100.0) == set()
 
 
 def test_every_n_secs_keeps_the_first_of_all():
