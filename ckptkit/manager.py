@@ -315,7 +315,6 @@ class CheckpointManager:
         epoch = epoch or 0
         # Between two epochs lies more than a step: a validation, perhaps.
         self._saver.step_boundary(is_step=epoch == self._schedule.epoch)
-        self._saver.raise_errors()
         now, recorder = time.time(), self._saver.recorder
         if not self._schedule.is_due(
             step,

@@ -70,7 +70,7 @@ FLOORS = [
     {"export.saved_model"},
     {"export.formats"},
     {"export.verification"},
-    {"fit", "finished_fits", "fit_model", "fit_options", "interval", "manager_options"},
+    {"fit", "finished_fits", "fit_model", "fit_options", "fit_place", "interval", "manager_options"},
     {"fit_inputs"},
     {"reader", "saving"},
     {"saver"},
