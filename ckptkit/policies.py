@@ -45,7 +45,8 @@ class SaveContext:
         previous_epoch: Epochs done when the policy was last asked.
         now: Seconds since the Epoch.
         metrics: What was measured at this very moment.
-        last_save_at: Seconds since the Epoch when the last save began, or the run, where it has saved nothing yet.
+        last_save_at: Seconds since the Epoch when the last save began, be it that it failed, or the run, where it has
+            saved nothing yet.
         best: The best value so far of each metric that ranks checkpoints, be its checkpoint still there or not.
         lost_secs: How much training time each of the last saves cost, oldest first; empty where none was measured yet.
         is_saving: Whether a save is under way, or has ended and its cost is not known yet.

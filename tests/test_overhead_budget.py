@@ -37,7 +37,8 @@ def simulate(policy, until, cost, *, step_secs=1.0, noise=0.0, write_secs=0.0, f
         now += step_secs * (1.0 + noise * random.uniform(-1.0, 1.0))
         if not settled and now >= saves[-1].ended:
             settled = True
-            known.extend([] if saves[-1].failed else [saves[-1].lost])
+            if not saves[-1].failed:
+                known.append(saves[-1].lost)
         context = SaveContext(
             step=2,
             previous_step=1,
@@ -107,8 +108,8 @@ def test_saves_come_as_soon_as_the_last_one_is_paid_for_and_written(costs, max_f
 
 def test_the_interval_converges_to_what_the_cost_allows():
     saves = simulate(OverheadBudget(0.01), 3000.0, lambda now: 0.3, step_secs=0.25, noise=0.5)
-    assert intervals(saves) == pytest.approx([30.0] * len(intervals(saves)), abs=0.25 * 1.5)
     assert len(saves) >= 98
+    assert intervals(saves) == pytest.approx([30.0] * (len(saves) - 1), abs=0.25 * 1.5)
 
 
 def test_costs_that_vary_come_out_at_the_budget():
@@ -150,6 +151,7 @@ def test_a_save_that_cost_more_than_can_be_paid_for_is_the_last(mtbf_secs):
 
 def test_a_save_after_all_can_be_had_by_the_clock():
     saves = simulate(OverheadBudget(0.01) | EverySecs(60), 1000.0, lambda now: 30.0)
+    assert len(saves) > 10
     assert intervals(saves) == pytest.approx([60.0] * (len(saves) - 1), abs=1.0)
 
 
@@ -177,20 +179,20 @@ def test_a_disk_that_fails_later_is_not_tried_more_often_than_before():
 # With a mean time between failures ---------------------------------------------------------------------------------
 
 RATIOS = [1e-6, 1e-4, 0.01, 0.1, 0.5, 1.0, 1.99, 2.0, 5.0]
-lenient = 0.99  # a budget that hardly ever is what decides
+LENIENT = 0.99  # a budget that hardly ever is what decides
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_the_interval_is_the_one_that_loses_least_in_saves_and_work_done_again(ratio):
     mtbf = 3600.0
-    interval = OverheadBudget(lenient, mtbf).interval_secs([ratio * mtbf])
+    interval = OverheadBudget(LENIENT, mtbf).interval_secs([ratio * mtbf])
     assert interval == pytest.approx(best_interval(ratio * mtbf, mtbf), rel=0.03)
 
 
 @pytest.mark.parametrize("ratio", RATIOS[:5])
 def test_in_runs_that_fail_at_random_half_and_twice_the_interval_lose_more(ratio):
     cost, mtbf = ratio * 3600.0, 3600.0
-    interval = OverheadBudget(lenient, mtbf).interval_secs([cost])
+    interval = OverheadBudget(LENIENT, mtbf).interval_secs([cost])
     uptimes = np.random.default_rng(5).exponential(mtbf, 200_000)  # each begins with the work since the last save lost
 
     def waste(secs):
@@ -202,6 +204,7 @@ def test_in_runs_that_fail_at_random_half_and_twice_the_interval_lose_more(ratio
 def test_a_run_saves_at_that_interval():
     saves = simulate(OverheadBudget(0.1, mtbf_secs=3600.0), 5000.0, lambda now: 2.0, write_secs=10.0)
     wanted = best_interval(2.0, 3600.0)
+    assert len(saves) > 30
     assert wanted == pytest.approx(math.sqrt(2.0 * 2.0 * 3600.0), rel=0.02)
     assert intervals(saves) == pytest.approx([wanted] * (len(saves) - 1), abs=1.0 + 0.01 * wanted)
 
@@ -212,6 +215,6 @@ def test_the_budget_decides_where_failures_would_have_saves_come_oftener():
 
 
 def test_a_single_save_that_was_dear_stretches_the_optimum_by_its_share_only():
-    policy = OverheadBudget(lenient, mtbf_secs=3600.0)
+    policy = OverheadBudget(LENIENT, mtbf_secs=3600.0)
     assert policy.interval_secs([1.0, 1.0, 1.0, 5.0]) == policy.interval_secs([2.0])
     assert policy.interval_secs([5.0, 1.0, 1.0, 1.0]) == policy.interval_secs([2.0])

@@ -213,15 +213,14 @@ def improvements(policy, values, best):
 @settings(deadline=None, max_examples=200)
 @given(series, modes)
 def test_on_improvement_saves_whatever_beats_all_before_it_and_never_nan(values, mode):
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    records = []
+    seen, wanted = [], []
     for number, value in enumerate(values):
         if value is None or math.isnan(value):
             continue
-        before = [v for v in values[:number] if v in known]
-        if all(value < v if mode == "min" else value > v for v in before):
-            records.append(number)
-    assert improvements(OnImprovement("loss", mode), values, {})[0] == records
+        if all(value < other if mode == "min" else value > other for other in seen):
+            wanted.append(number)
+        seen.append(value)
+    assert improvements(OnImprovement("loss", mode), values, {})[0] == wanted
 
 
 @settings(deadline=None, max_examples=200)
