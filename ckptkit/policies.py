@@ -45,7 +45,8 @@ class SaveContext:
         previous_epoch: Epochs done when the policy was last asked.
         now: Seconds since the Epoch.
         metrics: What was measured at this very moment.
-        last_save_at: Seconds since the Epoch when the last save began, or the run, where it has saved nothing yet.
+        last_save_at: Seconds since the Epoch when the last save began, be it that it failed, or the run, where it has
+            saved nothing yet.
         best: The best value so far of each metric that ranks checkpoints, be its checkpoint still there or not.
         lost_secs: How much training time each of the last saves cost, oldest first; empty where none was measured yet.
         is_saving: Whether a save is under way, or has ended and its cost is not known yet.
@@ -129,7 +130,8 @@ class AtSteps(SavePolicy):
     steps: Sequence[int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", require_steps(self, self.steps))
+        # At step 0 nothing was done yet, and nobody asks.
+        object.__setattr__(self, "steps", require_steps(self, self.steps, least=1))
 
     def should_save(self, context: SaveContext) -> bool:
         """Say whether one of the steps lies after the previous step, up to this one."""
@@ -163,7 +165,9 @@ class OverheadBudget(SavePolicy):
 
     Each save is paid for by the time that follows it: after one that cost training 0.3 s, the next comes 30 s later at
     the earliest if 1 % may be lost. So the sum stays within the budget whatever the disk does, and when it becomes slow
-    the very next interval is longer. The first save is taken at once, to measure one.
+    the very next interval is longer. A dear one may be the last for hours: ``OverheadBudget() | EverySecs(3600)`` has
+    one an hour whatever that costs. None begins while another is under way. The first is taken at once, to measure
+    one; where it fails, the next try comes 10 s later.
 
     Args:
         max_fraction: The most that saves may cost, as a fraction of all time, more than 0 and less than 1.
