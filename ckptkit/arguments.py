@@ -25,8 +25,10 @@ def require_count(owner: object, name: str, value: Any) -> None:
     _require(is_whole and value >= 1, owner, name, value, "a whole number of at least 1")
 
 
-def require_number(owner: object, name: str, value: Any, *, below: float | None = None) -> None:
-    """Refuse what is not a finite number of more than 0, and less than a bound if there is one.
+def require_number(owner: object, name: str, value: Any, *, below: float | None = None) -> float:
+    """Return a number as Python's own, for one of NumPy has another repr.
+
+    Refuse what is not finite and more than 0, and less than a bound if there is one.
 
     Raises:
         ValueError: It is not.
@@ -35,6 +37,7 @@ def require_number(owner: object, name: str, value: Any, *, below: float | None 
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fine = is_number and 0 < value <= _LARGEST and (below is None or value < below)
     _require(fine, owner, name, value, wanted)
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def require_metric(owner: object, value: Any) -> None:

@@ -291,7 +291,7 @@ class CheckpointManager:
             try:
                 saved = self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
             except CheckpointSaveError:
-                self._schedule.take_back()
+                self._schedule.retry()
                 raise
         if is_epochs_end and metrics:
             self.require_monitors(metrics, epoch or 0)

@@ -127,7 +127,7 @@ class EveryNSecs(PreservationPolicy):
     secs: float
 
     def __post_init__(self) -> None:
-        require_number(self, "secs", self.secs)
+        object.__setattr__(self, "secs", require_number(self, "secs", self.secs))
 
     def keep(self, context: KeepContext) -> frozenset[str]:
         """Return each prefix that is at least ``secs`` younger than the one kept before it, or older than that."""
@@ -148,7 +148,7 @@ class NewerThan(PreservationPolicy):
     secs: float
 
     def __post_init__(self) -> None:
-        require_number(self, "secs", self.secs)
+        object.__setattr__(self, "secs", require_number(self, "secs", self.secs))
 
     def keep(self, context: KeepContext) -> frozenset[str]:
         """Return the prefixes of those that were made in the last ``secs`` seconds."""

@@ -132,8 +132,9 @@ class SaveRecorder:
     Steps and the beginnings of saves are told by the thread that trains, how saves end by any, and any may ask.
 
     Attributes:
-        lost_secs: What each of the last saves that were committed has cost, oldest first. One beside which steps ran
-            when nobody knew yet how long a step takes is left out.
+        lost_secs: What each of the last saves has cost, oldest first; one that failed at least what the one before it
+            has. Left out is one beside which steps ran when nobody knew yet how long a step takes, and what fails
+            before any cost is known.
     """
 
     def __init__(self) -> None:
@@ -232,8 +233,8 @@ class SaveRecorder:
             if not costs:
                 return
             self._settled += [cost for save, cost in costs if not save.failed]
-            known = [cost.lost_secs for save, cost in costs if not save.failed and self._is_known(save)]
-            self.lost_secs = (*self.lost_secs, *known)[-_LAST_SAVES:]
+            for save, cost in costs:
+                self._note_lost(save, cost.lost_secs)
             self._totals = _sum(self._totals, costs)
             self._ended = []
             self._forget_steps()
@@ -266,9 +267,12 @@ class SaveRecorder:
         self._boundaries.clear()
         self._boundaries.extend(last)
 
-    def _is_known(self, save: _Save) -> bool:
-        """Say whether it is known how long a step takes, or no step came in the way of the save."""
-        return bool(self._usual) or save.finished <= save.began
+    def _note_lost(self, save: _Save, secs: float) -> None:
+        if save.failed and self.lost_secs:
+            secs = max(secs, self.lost_secs[-1])  # it might have cost more if it had not
+        elif save.failed or not (self._usual or save.finished <= save.began):
+            return  # nobody knows how long a step takes, and steps came in its way
+        self.lost_secs = (*self.lost_secs, secs)[-_LAST_SAVES:]
 
     def _costs(self) -> list[tuple[_Save, SaveCost]]:
         """Return what each save that has ended cost; of several at once, the first is charged for the steps."""

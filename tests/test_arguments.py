@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from ckptkit.arguments import require_count, require_metric, require_mode, require_number, require_steps
+from ckptkit.policies import EverySecs, OverheadBudget
+from ckptkit.preservation import EveryNSecs, NewerThan
 
 
 class Owner:
@@ -104,3 +106,16 @@ def test_an_error_that_the_users_own_sequence_raises_is_not_hidden():
 
     with pytest.raises(RuntimeError, match=r"^my own$"):
         require_steps(Owner(), broken())
+
+
+@pytest.mark.parametrize(
+    "policy", [EverySecs(np.float64(3.0)), NewerThan(np.float64(3.0)), EveryNSecs(np.float64(3.0))]
+)
+def test_a_number_of_numpy_becomes_one_of_python(policy):
+    assert type(policy.secs) is float
+    assert repr(policy) == f"{type(policy).__name__}(secs=3.0)"
+
+
+def test_a_whole_number_stays_one():
+    assert repr(EverySecs(3)) == "EverySecs(secs=3)"
+    assert repr(OverheadBudget(np.float64(0.5), 60)) == "OverheadBudget(max_fraction=0.5, mtbf_secs=60)"

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate, cycle, pairwise
+from statistics import median
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit.policies import EverySecs, OverheadBudget, SaveContext
+
+KNOWN = 5  # saves whose costs are remembered
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,18 @@ class Save:
 def simulate(policy, until, cost, *, step_secs=1.0, noise=0.0, write_secs=0.0, fails=lambda now: False):
     """Return the saves of a run of steps of so many seconds, on a disk that takes ``cost(now)`` seconds of training.
 
-    A save is written in the background for ``write_secs`` more. What it cost is known at the first step after that;
-    what one that fails did, never.
+    A save is written in the background for ``write_secs`` more. What it cost is known at the first step after that.
     """
     random = np.random.default_rng(7)
-    now, saves, known, settled = 0.0, [], deque(maxlen=4), True
+    now, saves, known, settled = 0.0, [], deque(maxlen=KNOWN), True
     while now < until:
         now += step_secs * (1.0 + noise * random.uniform(-1.0, 1.0))
         if not settled and now >= saves[-1].ended:
             settled = True
             if not saves[-1].failed:
                 known.append(saves[-1].lost)
+            elif known:  # as SaveRecorder has it
+                known.append(max(saves[-1].lost, known[-1]))
         context = SaveContext(
             step=2,
             previous_step=1,
@@ -101,8 +105,9 @@ def test_saves_come_as_soon_as_the_last_one_is_paid_for_and_written(costs, max_f
     prices = cycle(costs)
     saves = simulate(OverheadBudget(max_fraction), 1500.0, lambda now: next(prices), write_secs=write_secs)
     assert saves[0].began == 1.0
-    for save, interval in zip(saves, intervals(saves)):
-        due = max(save.lost / max_fraction, save.ended - save.began)
+    for i, (save, interval) in enumerate(zip(saves, intervals(saves)), start=1):
+        usual = median(each.lost for each in saves[max(i - KNOWN, 0) : i])
+        due = max(save.lost / max_fraction, usual / max_fraction, save.ended - save.began)
         assert due - 1e-6 <= interval <= due + 1.0 + 1e-6
 
 
@@ -112,11 +117,11 @@ def test_the_interval_converges_to_what_the_cost_allows():
     assert intervals(saves) == pytest.approx([30.0] * (len(saves) - 1), abs=0.25 * 1.5)
 
 
-def test_costs_that_vary_come_out_at_the_budget():
+def test_costs_that_vary_come_out_a_little_below_the_budget():
     random = np.random.default_rng(3)
     saves = simulate(OverheadBudget(0.02), 20_000.0, lambda now: random.exponential(0.3), noise=0.1)
     share = sum(save.lost for save in saves[:-1]) / (saves[-1].began - saves[0].began)
-    assert 0.018 <= share <= 0.02
+    assert 0.015 <= share <= 0.02
 
 
 def test_a_disk_that_becomes_slow_is_followed_by_the_next_interval_and_one_that_is_fast_again_too():
@@ -129,7 +134,9 @@ def test_a_disk_that_becomes_slow_is_followed_by_the_next_interval_and_one_that_
     assert len(slow) >= 9
     assert len(fast) >= 80
     assert slow == pytest.approx([300.0] * len(slow), abs=1.0)
-    assert fast == pytest.approx([30.0] * len(fast), abs=1.0)
+    # Two that are fast may be two that were lucky; with the third they are the rule.
+    assert sorted(fast)[-2:] == pytest.approx([300.0] * 2, abs=1.0)
+    assert sorted(fast)[:-2] == pytest.approx([30.0] * (len(fast) - 2), abs=1.0)
 
 
 def test_nothing_is_saved_while_a_save_is_under_way():
@@ -214,7 +221,13 @@ def test_the_budget_decides_where_failures_would_have_saves_come_oftener():
     assert OverheadBudget(0.01, mtbf_secs=60.0).interval_secs([0.3]) == 0.3 / 0.01
 
 
-def test_a_single_save_that_was_dear_stretches_the_optimum_by_its_share_only():
+@pytest.mark.parametrize("costs", [[1.0, 1.0, 1.0, 5.0], [5.0, 1.0, 1.0], [1.0, 0.0]])
+def test_a_single_save_that_was_dear_or_cheap_does_not_move_the_optimum(costs):
     policy = OverheadBudget(LENIENT, mtbf_secs=3600.0)
-    assert policy.interval_secs([1.0, 1.0, 1.0, 5.0]) == policy.interval_secs([2.0])
-    assert policy.interval_secs([5.0, 1.0, 1.0, 1.0]) == policy.interval_secs([2.0])
+    usual = 0.5 if 0.0 in costs else 1.0  # of two nobody can tell
+    assert policy.interval_secs(costs) == policy.interval_secs([usual])
+
+
+def test_a_cost_that_seems_too_low_does_not_bring_the_next_save_forward():
+    assert OverheadBudget(0.01).interval_secs([0.3, 0.3, 0.0]) == 0.3 / 0.01
+    assert OverheadBudget(0.01).interval_secs([0.3, 0.3, 0.6]) == 0.6 / 0.01

@@ -87,18 +87,27 @@ def test_a_step_loses_no_more_to_a_save_than_the_save_was_there_and_nothing_if_i
     assert training.steps(1, USUAL - 0.125 + held_up).lost == lost
 
 
-def test_the_costs_of_the_last_saves_are_known_one_by_one_those_that_failed_left_out():
+def test_the_costs_of_the_last_saves_are_known_one_by_one():
     training = Training().steps(9)
     for step in range(1, 8):
         training.begin(step, blocked=step / 8)
-        if step == 6:
-            training.books.save_failed(step, training.now)
-        else:
-            training.steps(1, USUAL + 0.5).finish(step)
+        training.steps(1, USUAL + 0.5).finish(step)
         assert training.books.is_saving
         training.steps(1)
         assert not training.books.is_saving
-    assert training.books.lost_secs == (2 / 8 + 0.5, 3 / 8 + 0.5, 4 / 8 + 0.5, 5 / 8 + 0.5, 7 / 8 + 0.5)
+    assert training.books.lost_secs == tuple(step / 8 + 0.5 for step in (3, 4, 5, 6, 7))
+
+
+@pytest.mark.parametrize(("blocked", "counted"), [(0.125, 0.5), (2.0, 2.0)])
+def test_a_save_that_failed_counts_for_no_less_than_the_one_before_it_and_for_nothing_where_there_is_none(
+    blocked, counted
+):
+    training = Training().steps(9).begin(1, blocked=blocked)
+    training.books.save_failed(1, training.now)
+    assert training.steps(1).books.lost_secs == ()
+    training.begin(2, blocked=0.5).finish(2).steps(1).begin(3, blocked=blocked)
+    training.books.save_failed(3, training.now)
+    assert training.steps(1).books.lost_secs == (0.5, counted)
 
 
 def test_what_a_save_costs_is_not_known_before_it_is_known_how_long_a_step_takes_unless_the_caller_has_waited_for_it():
