@@ -122,7 +122,7 @@ class RunConfig:
             path: Also write it there, whole or not at all; what is there is replaced.
 
         Raises:
-            ConfigError: A policy is of a class of your own, which no file can name.
+            ConfigError: A policy has no text: it is of a class of your own, or too long.
         """
         plain: dict[str, Any] = {}
         for options in (self.checkpoint_manager, self.training_checkpoint):
@@ -250,5 +250,5 @@ def _plain(options: Options) -> dict[str, Any]:
     plain = options.effective()
     for name in options.arguments():
         if name not in plain:
-            raise ConfigError(f"{options.section}: {name} is of a class of your own, which no file can name.")
+            raise ConfigError(f"{options.section}: {name} is of a class of your own, or too long, and has no text.")
     return plain

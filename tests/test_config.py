@@ -154,7 +154,9 @@ def test_an_old_file_stays_whole_where_the_new_one_cannot_be_written(tmp_path, m
 
 def test_a_policy_of_ones_own_cannot_be_written():
     config = RunConfig(training_checkpoint=TrainingCheckpointOptions(directory="a", save_freq=Own()))
-    with pytest.raises(ConfigError, match="training_checkpoint: save_freq is of a class of your own, which no file"):
+    with pytest.raises(
+        ConfigError, match="training_checkpoint: save_freq is of a class of your own, or too long, and has no text"
+    ):
         config.dump()
 
 
@@ -341,12 +343,19 @@ def test_callbacks_are_made_in_the_order_in_which_fit_needs_them(read, tmp_path)
         f"export_on_completion: [{{path: {tmp_path}/a}}, {{path: {tmp_path}/b}}]\n"
         f"training_checkpoint: {{directory: {tmp_path}/run, monitor: val_loss}}\n"
     )
-    training, *others = config.callbacks(callbacks=[], input_signature=[])
+    training, *others = config.callbacks()
     assert isinstance(training, ckptkit.TrainingCheckpoint)
     assert training.directory == f"{tmp_path}/run"
     assert training.has_monitor
     assert [type(each) for each in others] == [ckptkit.ExportOnCompletion] * 2
     assert [each.path for each in others] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
+def test_objects_that_a_file_cannot_say_reach_the_callbacks(read, monkeypatch):
+    monkeypatch.setattr("ckptkit.callbacks.TrainingCheckpoint", lambda **given: given["callbacks"])
+    monkeypatch.setattr("ckptkit.completion.ExportOnCompletion", lambda **given: given["input_signature"])
+    config = read("training_checkpoint: {directory: a}\nexport_on_completion: [{path: a}, {path: b}]\n")
+    assert config.callbacks(callbacks=["mine"], input_signature="rows") == [["mine"], "rows", "rows"]
 
 
 def test_what_a_file_does_not_have_is_not_made(read):

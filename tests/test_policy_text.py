@@ -119,8 +119,12 @@ def test_a_policy_is_read_as_python_would_write_it(text, policy):
     assert read_policy(text, SavePolicy) == policy
 
 
-@pytest.mark.parametrize("policy", [Own(), Own() | Always(), (Own() & Never()) | Always()], ids=["one", "or", "and"])
-def test_a_policy_of_ones_own_has_no_text(policy):
+@pytest.mark.parametrize(
+    "policy",
+    [Own(), Own() | Always(), (Own() & Never()) | Always(), AtSteps(range(1, 10**5)), EverySteps(10**5000)],
+    ids=["own", "or", "and", "long", "large"],
+)
+def test_a_policy_of_ones_own_and_one_that_is_too_long_have_no_text(policy):
     assert write_policy(policy) is None
 
 
