@@ -74,7 +74,7 @@ def read_policy(text: str, family: type[P]) -> P:
 
 
 def write_policy(policy: Combinable) -> str | None:
-    """Return the text that a policy can be read from; None if it is too long, or in part of a class of the user's own."""
+    """Return the text that a policy can be read from; None if it is too long, or partly of a class of one's own."""
     try:
         text = repr(policy)
         return text if read_policy(text, policy.family) == policy else None
