@@ -37,8 +37,8 @@ from ckptkit.fit import (
     validation_data,
     validation_input,
 )
+from ckptkit.fit_callbacks import refuse_rivals, validate
 from ckptkit.fit_inputs import FitInputs
-from ckptkit.fit_options import refuse_rivals, validate
 from ckptkit.fit_place import STATE, Place, fits_of
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
@@ -192,8 +192,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self.model.optimizer is not None:
             objects["optimizer"] = self.model.optimizer
         self._let_earlier_finish()
-        self._manager = CheckpointManager(tf.train.Checkpoint(**objects), self.directory, **self._manager_options())
-        self._manager.config = {self._options.section: self._options.effective()}
+        mode = self._mode()
+        checkpoint = tf.train.Checkpoint(**objects)
+        self._manager = CheckpointManager(checkpoint, self.directory, **self._manager_options(mode))
+        self._manager.config = {self._options.section: {**self._options.effective(), "mode": mode}}
         _managers[os.path.realpath(self.directory)] = self._manager
         self._history = find_callback(self._list, keras.callbacks.History)
         others = self._list.callbacks if self._listed is None else self._listed
@@ -357,19 +359,21 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
 
-    def _manager_options(self) -> dict[str, Any]:
-        """Return what the manager is made with; which metric is how the best is known now that the model is."""
+    def _mode(self) -> str | None:
+        """Return which way ``monitor`` ranks, None where nothing is monitored; the metric may say it itself."""
+        monitor = self._options.monitor
+        return None if monitor is None else self._options.mode or fit_model.mode_of(monitor, self.model)
+
+    def _manager_options(self, mode: str | None) -> dict[str, Any]:
+        """Return what the manager is made with."""
         ours = self._options.arguments()
         options = {name: ours[name] for name in _OF_MANAGER}
         options["save_policy"] = ours["save_freq"]
-        monitor = self._options.monitor
-        if monitor is not None:
-            mode = self._options.mode or fit_model.mode_of(monitor, self.model)
-            options["save_policy"] |= OnImprovement(monitor, mode)
+        if mode is not None:
+            options["save_policy"] |= OnImprovement(ours["monitor"], mode)
             # Beside what is kept anyway: all of them, where nothing says otherwise.
-            newest = self._options.max_to_keep
-            kept: PreservationPolicy = All() if newest is None else Latest(newest)
-            options["preservation_policy"] = (options["preservation_policy"] or kept) | Best(monitor, mode)
+            kept: PreservationPolicy = All() if ours["max_to_keep"] is None else Latest(ours["max_to_keep"])
+            options["preservation_policy"] = (ours["preservation_policy"] or kept) | Best(ours["monitor"], mode)
         return options
 
     def _let_earlier_finish(self) -> None:

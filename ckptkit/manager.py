@@ -33,13 +33,13 @@ from ckptkit.errors import (
 from ckptkit.finding import best_of
 from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
-from ckptkit.manager_options import read_save_options, validate
 from ckptkit.monitors import modes_of, require_measured
 from ckptkit.options import CheckpointManagerOptions
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
 from ckptkit.records import CheckpointRecord
+from ckptkit.save_options import read_save_options
 from ckptkit.saver import Saver
 from ckptkit.schedule import Schedule
 from ckptkit.snapshot import CheckpointGraph
@@ -109,7 +109,7 @@ class CheckpointManager:
         max_save_errors: int | None = MAX_SAVE_ERRORS,
         read_only: bool = False,
     ) -> None:
-        validate(checkpoint)
+        _require_checkpoint(checkpoint)
         options = CheckpointManagerOptions(
             directory=directory,
             max_to_keep=max_to_keep,
@@ -536,3 +536,13 @@ class CheckpointManager:
                 f"so the new checkpoint would lose them: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}.\n"
                 "Build the model as it was saved before training goes on, or restore with strict=False to drop them."
             )
+
+
+def _require_checkpoint(checkpoint: Any) -> None:
+    if not tf.executing_eagerly():
+        raise ValueError("ckptkit works in eager mode only; graph mode of TensorFlow 1 is not supported.")
+    if not isinstance(checkpoint, tf.train.Checkpoint):
+        raise TypeError(
+            f"checkpoint must be a tf.train.Checkpoint, got {type(checkpoint).__name__}. "
+            "Wrap the objects: tf.train.Checkpoint(model=model, optimizer=optimizer)."
+        )

@@ -73,7 +73,7 @@ FLOORS = [
     {"export.saved_model"},
     {"export.formats"},
     {"export.verification"},
-    {"fit", "finished_fits", "fit_model", "fit_options", "fit_place", "interval", "manager_options"},
+    {"finished_fits", "fit", "fit_callbacks", "fit_model", "fit_place", "interval", "save_options"},
     {"fit_inputs"},
     {"reader", "saving"},
     {"saver"},

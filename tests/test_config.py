@@ -416,9 +416,10 @@ def test_a_fit_says_what_its_callback_was_made_with_and_a_resume_what_is_other_t
     callback = ckptkit.TrainingCheckpoint(tmp_path, save_freq="2 epochs", monitor="loss")
     fit(sequential(), callback, epochs=1)
     options = TrainingCheckpointOptions(directory=str(tmp_path), save_freq="2 epochs", monitor="loss")
-    assert callback.manager.records()[-1].config == {"training_checkpoint": options.effective()}
+    # What the metric says of itself is said in the checkpoint, too.
+    assert callback.manager.records()[-1].config == {"training_checkpoint": {**options.effective(), "mode": "min"}}
     fit(sequential(), ckptkit.TrainingCheckpoint(tmp_path, save_freq=20, monitor="loss", mode="min"), epochs=2)
     assert [told for told in warnings_in(caplog) if "configuration" in told] == [
         f"{tmp_path} is gone on with another configuration than step 10 was saved with: "
-        "save_freq 'EveryEpochs(n=2)' -> 'EverySteps(n=20)', mode None -> 'min'."
+        "save_freq 'EveryEpochs(n=2)' -> 'EverySteps(n=20)'."
     ]

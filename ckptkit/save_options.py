@@ -1,33 +1,15 @@
-"""What a user may ask of ``CheckpointManager``, checked before anything is written.
+"""What a single save may be asked for in TensorFlow's words, and what of it ckptkit does.
 
-validate(checkpoint)
 callbacks, in_background = read_save_options(tf.train.CheckpointOptions(enable_async=True), async_save=False)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["read_save_options", "validate"]
-
-
-def validate(checkpoint: Any) -> None:
-    """Refuse what cannot be saved, or not here.
-
-    Raises:
-        ValueError: TensorFlow is in graph mode.
-        TypeError: It is something else than a checkpoint.
-    """
-    if not tf.executing_eagerly():
-        raise ValueError("ckptkit works in eager mode only; graph mode of TensorFlow 1 is not supported.")
-    if not isinstance(checkpoint, tf.train.Checkpoint):
-        raise TypeError(
-            f"checkpoint must be a tf.train.Checkpoint, got {type(checkpoint).__name__}. "
-            "Wrap the objects: tf.train.Checkpoint(model=model, optimizer=optimizer)."
-        )
+__all__ = ["read_save_options"]
 
 
 def read_save_options(
