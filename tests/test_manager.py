@@ -82,6 +82,22 @@ def test_a_save_under_way_is_not_the_latest_before_it_is_committed(value, tmp_pa
     manager.close()
 
 
+def test_nothing_is_deleted_that_neither_a_manifest_nor_the_state_file_knows(value, tmp_path):
+    strangers = tf.train.Checkpoint(value=value)
+    for name in ("ckpt-1", "other-2", "ckpt"):  # written without a manager: nothing lists them
+        strangers.write(str(tmp_path / name))
+    (tmp_path / "ckpt-9.png").write_text("a plot")
+    (tmp_path / "ckpt-8").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    with manager_of(value, tmp_path, 1, preservation_policy=Latest(1)) as manager:
+        for step in range(11, 15):
+            manager.save(step)
+    assert steps(manager) == [14]
+    assert before <= {path.name for path in tmp_path.iterdir()}
+    for name in ("ckpt-1", "other-2", "ckpt"):
+        strangers.read(str(tmp_path / name)).assert_consumed()
+
+
 def test_the_best_so_far_is_never_skipped_however_many_are_under_way(value, tmp_path, gate):
     manager = manager_of(value, tmp_path, async_save=True, preservation_policy=Best("loss", "min"))
     for step, loss in enumerate((3.0, 2.0), start=1):
