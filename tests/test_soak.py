@@ -65,6 +65,15 @@ def test_of_a_damaged_newest_the_one_before_will_do_until_a_commit():
     assert (expected.steps, expected.to_resume_from) == ((1, 3), (3,))
 
 
+def test_the_best_that_is_sound_must_stay_in_every_life_after_a_better_one_has_rotted():
+    expected = told((1, 0.5), (2, 0.1))
+    expected.rotted()
+    for step in range(3, 8):
+        expected.resumed(expected.steps[-1])
+        expected.committed(step, 0.6)
+    assert expected.steps == (1, 6, 7)
+
+
 def test_nothing_to_resume_from_is_a_start_from_nothing():
     assert told().to_resume_from == (None,)
 
