@@ -1,16 +1,18 @@
 """Refuse arguments that cannot be meant, with a message that says whose they are, what was got and what is wanted.
 
 require_count(self, "n", 0)                # ValueError: EverySteps takes n = a whole number of at least 1, got 0.
-require_seconds(self, "secs", math.inf)
+require_number(self, "secs", math.inf)     # ValueError: EverySecs takes secs = a number of more than 0, got inf.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import operator
 from typing import Any
 
 __all__ = ["require_count", "require_metric", "require_mode", "require_number", "require_steps"]
+
+_LARGEST = math.nextafter(math.inf, 0.0)  # beyond lie infinity and whole numbers that no float can hold
 
 
 def require_count(owner: object, name: str, value: Any) -> None:
@@ -19,18 +21,23 @@ def require_count(owner: object, name: str, value: Any) -> None:
     Raises:
         ValueError: It is not.
     """
-    _require(_is_whole(value) and value >= 1, owner, name, value, "a whole number of at least 1")
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    _require(is_whole and value >= 1, owner, name, value, "a whole number of at least 1")
 
 
-def require_number(owner: object, name: str, value: Any, *, below: float = math.inf) -> None:
-    """Refuse what is not a finite number of more than 0 and less than a bound.
+def require_number(owner: object, name: str, value: Any, *, below: float | None = None) -> float:
+    """Return a number as Python's own, for one of NumPy has another repr.
+
+    Refuse what is not finite and more than 0, and less than a bound if there is one.
 
     Raises:
         ValueError: It is not.
     """
-    wanted = "a number of more than 0" + ("" if below == math.inf else f" and less than {below:g}")
+    wanted = "a number of more than 0" + ("" if below is None else f" and less than {below:g}")
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    _require(is_number and 0 < value < below, owner, name, value, wanted)
+    fine = is_number and 0 < value <= _LARGEST and (below is None or value < below)
+    _require(fine, owner, name, value, wanted)
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def require_metric(owner: object, value: Any) -> None:
@@ -51,21 +58,25 @@ def require_mode(owner: object, value: Any) -> None:
     _require(isinstance(value, str) and value in ("min", "max"), owner, "mode", value, "'min' or 'max'")
 
 
-def require_steps(owner: object, value: Any) -> tuple[int, ...]:
+def require_steps(owner: object, value: Any, *, least: int = 0) -> tuple[int, ...]:
     """Return step numbers in order, each once.
 
     Raises:
-        ValueError: They are none, or some are no step numbers.
+        ValueError: They are none, or some are no step numbers, or less than ``least``.
     """
-    steps = tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else ()
-    # As int() would have it, but without taking 2.5 or True for a step: NumPy's whole numbers know __index__, too.
-    whole = [hasattr(step, "__index__") and not isinstance(step, bool) and step >= 0 for step in steps]
-    _require(bool(steps) and all(whole), owner, "steps", value, "some step numbers of at least 0")
-    return tuple(sorted({int(step) for step in steps}))
+    steps = _whole_numbers(value)
+    _require(bool(steps) and min(steps) >= least, owner, "steps", value, f"some step numbers of at least {least}")
+    return tuple(sorted(steps))
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _whole_numbers(values: Any) -> set[int]:
+    """Return what is in ``values``, nothing if that is no whole number throughout."""
+    try:
+        numbers = () if isinstance(values, bytes) else tuple(values)
+        # As int() would have it, but without taking 2.5 or True for one: NumPy's whole numbers know __index__, too.
+        return set() if any(isinstance(each, bool) for each in numbers) else set(map(operator.index, numbers))
+    except TypeError:
+        return set()
 
 
 def _require(fine: bool, owner: object, name: str, value: Any, wanted: str) -> None:

@@ -39,6 +39,7 @@ from ckptkit.fit import (
 )
 from ckptkit.fit_inputs import FitInputs
 from ckptkit.fit_options import refuse_rivals, save_policy, validate, validate_monitor
+from ckptkit.fit_place import STATE, Place, fits_of
 from ckptkit.input_position import DEFAULT_LIMIT
 from ckptkit.manager import CheckpointManager
 from ckptkit.policies import OnImprovement, SavePolicy
@@ -50,7 +51,6 @@ from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
 __all__ = ["TrainingCheckpoint"]
 
 _log = logging.getLogger("ckptkit")
-_STATE = "run_state"
 _ORDER = 0  # before exports, which want the final save behind them
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
@@ -145,7 +145,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._fits: tuple[FitState, ...] = ()  # the calls of fit before this one
         self._now = FitState()
         self._put_back: Callable[[], None] | None = None
-        self._was_over = self._is_passed = False
+        self._place = Place()
         self._resumed_from: CheckpointRecord | None = None
         self._step = self._epochs_first_step = 0
         self._is_validated = False
@@ -232,7 +232,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._history.history = {name: list(values) for name, values in self._now.history.items()}
             self._history.epoch = list(self._now.epochs)
         randomness.reinstate(self._now.random)
-        if self._was_over:
+        if self._place.is_over:
             self.model._initial_epoch = self.params["epochs"]
             return
         self.model._initial_epoch = self._now.epoch  # last of all, for nothing may go wrong before fit reads it
@@ -284,7 +284,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
             self._save()
         self.manager.close()
-        self._fits = self._passed((*self._fits, self._now if self._was_over else self._fit_state(0)))
+        self._fits = self._passed((*self._fits, self._now if self._place.is_over else self._fit_state(0)))
         self._others.let_go()
         finished_fits.note(self.directory, self.model, fits=len(self._fits))
         self._inputs = self._list = self._put_back = None  # the data need not live as long as we do
@@ -293,7 +293,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _restore(self, dataset: Any, initial_epoch: int) -> None:
         self._resumed_from, self._fits, self._now = None, (), FitState()
-        self._was_over = self._is_passed = False
+        self._place = Place()
         there = self.manager.latest_checkpoint
         done = finished_fits.count(self.directory, self.model)
         latest = next((record for record in self.manager.records() if record.prefix == there), None)
@@ -311,7 +311,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
 
         def before(record: CheckpointRecord, state: Mapping[str, Any]) -> None:
-            self._find_place(record, self._fits_of(record, state), done, initial_epoch)
+            place = Place.find(fits_of(record, state), done=done, epochs=self.params["epochs"])
+            self._move_to(place, record, initial_epoch)
             fit_model.build(self.model, dataset, self._now.model)
 
         try:
@@ -319,29 +320,21 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         except CheckpointNotFoundError:
             return
         except CheckpointMismatchError:
-            if not self._is_passed:
+            if not self._place.is_passed:
                 raise
             # A fit of this script that is passed by: compiled otherwise, perhaps, than the one that was under way.
             record = self.manager.restore(before=before, strict=False)
         self._resumed_from = record
         self._step = record.step
 
-    def _find_place(self, record: CheckpointRecord, fits: tuple[FitState, ...], done: int, initial_epoch: int) -> None:
-        """Take the state of this fit from those that were saved, and refuse what it does not fit; change nothing."""
+    def _move_to(self, place: Place, record: CheckpointRecord, initial_epoch: int) -> None:
+        """Refuse what does not fit this call of ``fit``; change nothing of it yet."""
         assert self._inputs is not None
-        self._fits, at = self._passed(fits[:done]), fits[min(done, len(fits) - 1)]
-        self._now, self._is_passed = at, done < len(fits) - 1
-        self._was_over = self._is_passed or at.is_over(self.params["epochs"])
-        if self._was_over:
-            return
-        if at.model and at.epoch < initial_epoch:  # else nobody knows in which epoch it was saved
-            raise CheckpointMismatchError(
-                f"{record.prefix} was saved in epoch {at.epoch}, and fit is to begin with initial_epoch="
-                f"{initial_epoch}.\nA run that is resumed goes on where it was: call fit as it was called first, or "
-                "choose another directory."
-            )
-        fit_model.compare(at.model, self.model, record.prefix)
-        self._inputs.compare(at.inputs, batch=at.batch)
+        self._fits, self._now, self._place = self._passed(place.fits), place.now, place
+        if not place.is_over:
+            place.require_epoch(initial_epoch, record)
+            fit_model.compare(place.now.model, self.model, record.prefix)
+            self._inputs.compare(place.now.inputs, batch=place.now.batch)
 
     def _begin_where_it_was(self) -> None:
         self._put_back = None
@@ -350,27 +343,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         assert self._inputs is not None
         at, record = self._now, self._resumed_from
         self._epochs_first_step = self._step - at.batch
-        if self._was_over:
+        if self._place.is_over:
             self._inputs.leave_behind(at.inputs)
-            _log.warning("nothing to train: %s", self._why_it_is_over(record))
+            _log.warning("nothing to train: %s", self._place.why_over(record, self.params["epochs"]))
             return
         self._inputs.move_to(at.inputs, batch=at.batch)
         if at.batch and fit_model.has_other_metrics(at.model, self.model):
             self.model.reset_metrics()
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
-
-    def _why_it_is_over(self, record: CheckpointRecord) -> str:
-        at, epochs = self._now, self.params["epochs"]
-        if self._is_passed:
-            return f"{record.prefix} was saved in a later call of fit of this script."
-        place = f"batch {at.batch} of the epoch after {at.epoch}" if at.batch else f"the end of epoch {at.epoch}"
-        if at.epoch >= epochs:
-            return f"{record.prefix} is at {place}, and {epochs} epochs were asked for."
-        return (
-            f"{record.prefix} is at {place}, where a callback stopped the training. "
-            f"It goes on if more than the {at.asked} epochs of then are asked for."
-        )
 
     def _manager_options(self) -> dict[str, Any]:
         """Return what the manager is made with; which metric is how the best is known now that the model is."""
@@ -395,20 +376,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _newest_fits(self) -> tuple[FitState, ...]:
         for record in reversed(self.manager.records()):
             try:
-                return self._fits_of(record, self.manager.state(record))
+                return fits_of(record, self.manager.state(record))
             except CheckpointDamagedError:
                 continue  # the restore says so, if there is one
         return ()
-
-    def _fits_of(self, record: CheckpointRecord, state: Mapping[str, Any]) -> tuple[FitState, ...]:
-        if _STATE in state:
-            fits = RunState.from_values(state, _STATE).fits
-            if not fits:
-                raise CheckpointDamagedError(f"{record.prefix} holds the state of no fit at all.")
-            return fits
-        # Written by a plain manager: model and optimizer go on, fit's epochs are not known.
-        _log.warning("%s holds no state of a fit; its weights are taken and epochs are counted afresh.", record.prefix)
-        return (FitState(),)
 
     def _passed(self, fits: Iterable[FitState]) -> tuple[FitState, ...]:
         """Return what is kept of fits that are over."""
@@ -432,7 +403,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
 
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return RunState((*self._fits, self._fit_state(batch, logs))).to_values(_STATE)
+        return RunState((*self._fits, self._fit_state(batch, logs))).to_values(STATE)
 
     def _save(self) -> None:
         state = self._state(0)

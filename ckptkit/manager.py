@@ -291,7 +291,7 @@ class CheckpointManager:
             try:
                 saved = self.save(step, False, metrics=metrics, epoch=epoch, batch=batch, state=extra)
             except CheckpointSaveError:
-                self._schedule.take_back()
+                self._schedule.retry()
                 raise
         if is_epochs_end and metrics:
             self.require_monitors(metrics, epoch or 0)
@@ -315,7 +315,6 @@ class CheckpointManager:
         epoch = epoch or 0
         # Between two epochs lies more than a step: a validation, perhaps.
         self._saver.step_boundary(is_step=epoch == self._schedule.epoch)
-        self._saver.raise_errors()
         now, recorder = time.time(), self._saver.recorder
         if not self._schedule.is_due(
             step,

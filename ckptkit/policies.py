@@ -12,7 +12,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import median
 
 from ckptkit.arguments import require_count, require_metric, require_mode, require_number, require_steps
 from ckptkit.combinators import Combinable, Combined
@@ -45,7 +45,8 @@ class SaveContext:
         previous_epoch: Epochs done when the policy was last asked.
         now: Seconds since the Epoch.
         metrics: What was measured at this very moment.
-        last_save_at: Seconds since the Epoch when the last save began, or the run, where it has saved nothing yet.
+        last_save_at: Seconds since the Epoch when the last save began, be it that it failed, or the run, where it has
+            saved nothing yet.
         best: The best value so far of each metric that ranks checkpoints, be its checkpoint still there or not.
         lost_secs: How much training time each of the last saves cost, oldest first; empty where none was measured yet.
         is_saving: Whether a save is under way, or has ended and its cost is not known yet.
@@ -115,7 +116,7 @@ class EverySecs(SavePolicy):
     secs: float
 
     def __post_init__(self) -> None:
-        require_number(self, "secs", self.secs)
+        object.__setattr__(self, "secs", require_number(self, "secs", self.secs))
 
     def should_save(self, context: SaveContext) -> bool:
         """Say whether so many seconds have passed."""
@@ -129,7 +130,8 @@ class AtSteps(SavePolicy):
     steps: Sequence[int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", require_steps(self, self.steps))
+        # At step 0 nothing was done yet, and nobody asks.
+        object.__setattr__(self, "steps", require_steps(self, self.steps, least=1))
 
     def should_save(self, context: SaveContext) -> bool:
         """Say whether one of the steps lies after the previous step, up to this one."""
@@ -163,7 +165,11 @@ class OverheadBudget(SavePolicy):
 
     Each save is paid for by the time that follows it: after one that cost training 0.3 s, the next comes 30 s later at
     the earliest if 1 % may be lost. So the sum stays within the budget whatever the disk does, and when it becomes slow
-    the very next interval is longer. The first save is taken at once, to measure one.
+    the very next interval is longer. One that seems to have cost less than the last few did in the median is paid for
+    like those, for what is measured has noise in it. A dear one may be the last for hours:
+    ``OverheadBudget() | EverySecs(3600)`` has one an hour whatever that costs. None begins while another is under way.
+    The first is taken at once, to measure one; where it fails, or nobody knows yet how long a step takes without a
+    save, the next comes 10 s later.
 
     Args:
         max_fraction: The most that saves may cost, as a fraction of all time, more than 0 and less than 1.
@@ -179,9 +185,9 @@ class OverheadBudget(SavePolicy):
     mtbf_secs: float | None = None
 
     def __post_init__(self) -> None:
-        require_number(self, "max_fraction", self.max_fraction, below=1.0)
+        object.__setattr__(self, "max_fraction", require_number(self, "max_fraction", self.max_fraction, below=1.0))
         if self.mtbf_secs is not None:
-            require_number(self, "mtbf_secs", self.mtbf_secs)
+            object.__setattr__(self, "mtbf_secs", require_number(self, "mtbf_secs", self.mtbf_secs))
 
     def should_save(self, context: SaveContext) -> bool:
         """Say whether the last save is paid for."""
@@ -193,8 +199,9 @@ class OverheadBudget(SavePolicy):
 
     def interval_secs(self, lost_secs: Sequence[float]) -> float:
         """Return how long to wait after the last of some saves, from what each of them cost in seconds."""
-        interval = lost_secs[-1] / self.max_fraction
-        return interval if self.mtbf_secs is None else max(interval, _optimum(fmean(lost_secs), self.mtbf_secs))
+        usual = median(lost_secs)
+        interval = max(lost_secs[-1], usual) / self.max_fraction
+        return interval if self.mtbf_secs is None else max(interval, _optimum(usual, self.mtbf_secs))
 
 
 @dataclass(frozen=True)

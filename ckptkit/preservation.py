@@ -5,6 +5,11 @@
 
 A policy is pure and only names what stays. Whatever it says, the newest checkpoint, the one a run was resumed from
 and one being read are never deleted; the manager sees to that.
+
+To prune after every save leaves what pruning once at the end would leave, with each policy and with any union. With
+``&`` it leaves that too, and may leave more. Of the losses 1, 2, 3, 4 ``Latest(3) & Best("loss", "min")`` keeps none at
+the end, as the best is not among the latest three; but it is, if 2 was pruned before 4 came. ``EveryNSecs`` inside
+``&`` may even leave others: what it counts from may have been pruned by the other policy.
 """
 
 from __future__ import annotations
@@ -117,19 +122,20 @@ class EveryNSteps(PreservationPolicy):
 
 @dataclass(frozen=True)
 class EveryNSecs(PreservationPolicy):
-    """Keep one checkpoint every ``secs`` seconds of training time."""
+    """Keep one checkpoint every ``secs`` seconds of training time; where the clock was set back, count anew."""
 
     secs: float
 
     def __post_init__(self) -> None:
-        require_number(self, "secs", self.secs)
+        object.__setattr__(self, "secs", require_number(self, "secs", self.secs))
 
     def keep(self, context: KeepContext) -> frozenset[str]:
-        """Return each prefix that is at least ``secs`` younger than the one kept before it."""
+        """Return each prefix that is at least ``secs`` younger than the one kept before it, or older than that."""
         kept: list[str] = []
         last = context.preserved_at
         for record in context.records:
-            if record.created_at - self.secs >= last:
+            was_set_back = bool(kept) and record.created_at < last
+            if record.created_at - self.secs >= last or was_set_back:
                 kept.append(record.prefix)
                 last = record.created_at
         return frozenset(kept)
@@ -142,7 +148,7 @@ class NewerThan(PreservationPolicy):
     secs: float
 
     def __post_init__(self) -> None:
-        require_number(self, "secs", self.secs)
+        object.__setattr__(self, "secs", require_number(self, "secs", self.secs))
 
     def keep(self, context: KeepContext) -> frozenset[str]:
         """Return the prefixes of those that were made in the last ``secs`` seconds."""

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ckptkit.errors import CheckpointError, CheckpointSaveError
 from ckptkit.failures import failure
@@ -162,11 +162,17 @@ class Saver:
             self.log_costs()
 
     def step_boundary(self, *, is_step: bool) -> None:
-        """Say that a step has ended, or that what lies between the last one and here is none; log what is known now."""
+        """Say that a step has ended, or that what lies between the last one and here is none; log what is known now.
+
+        Raises:
+            CheckpointSaveError: A background save failed.
+        """
         if not is_step:
             self.recorder.pause()
         if self.recorder.step_boundary(time.perf_counter()):
             self.log_costs()
+        if errors := self.writer.take_errors():  # and not one call more: this is in every step's way
+            _raise(errors)
 
     def wait(self) -> None:
         """Wait until every save is committed.
@@ -181,11 +187,8 @@ class Saver:
 
     def raise_errors(self) -> None:
         """Raise what went wrong in the background, once; what came after the first is logged."""
-        errors = self.writer.take_errors()
-        if errors:
-            for error in errors[1:]:
-                _log.error("%s", error)
-            raise errors[0]
+        if errors := self.writer.take_errors():
+            _raise(errors)
 
     def close(self, *, passing: BaseException | None) -> None:
         """Wait, and let another process write to the directory.
@@ -233,3 +236,9 @@ class Saver:
         self._directory_lock = None
         if self._free_lock is not None:
             self._free_lock()
+
+
+def _raise(errors: Sequence[BaseException]) -> NoReturn:
+    for error in errors[1:]:
+        _log.error("%s", error)
+    raise errors[0]

@@ -44,7 +44,7 @@ class Schedule:
         self._last_save_at = now
         self._has_saved = False
         self._under_way: dict[object, Mapping[str, float]] = {}  # what was measured at the saves that are
-        self._before = (0, 0, now, False)  # the last question: what it has changed
+        self._retry_at: int | None = None
 
     def begin_at(self, step: int, epoch: int, now: float) -> None:
         """Count from here, where nothing has to be saved: it was restored, or is where a run begins."""
@@ -90,13 +90,13 @@ class Schedule:
             is_saving,
             self._has_saved,
         )
-        self._before = self.step, self.epoch, self._last_save_at, self._has_saved
+        is_retry, self._retry_at = step == self._retry_at, None
         self.step, self.epoch = step, epoch
-        return self._policy.should_save(context)
+        return self._policy.should_save(context) or is_retry
 
-    def take_back(self) -> None:
-        """Forget the last question and what came of it: it will be asked again."""
-        self.step, self.epoch, self._last_save_at, self._has_saved = self._before
+    def retry(self) -> None:
+        """Let the next question, if it comes at the same step, be answered with yes: what was due then has failed."""
+        self._retry_at = self.step
 
     def save_skipped(self, now: float) -> None:
         """Say that a save was due and not taken: the next one waits as if it had been."""

@@ -10,7 +10,8 @@
 
 Time lost is what the caller was blocked, plus by how much the steps that ran while the save was under way took longer
 than a usual step: the median of the last 50 outside of saves. Steps that were faster are set off. A pause that the
-caller tells of is no step, and one that was held up for longer than the save was there was held up by something else.
+caller tells of is no step. One that was held up for longer than the save was there lost what the save was there, or,
+where that is less by more than a usual step, was held up by something else.
 
 Pure bookkeeping: time comes in as numbers, from any clock that does not go back.
 """
@@ -28,7 +29,7 @@ from itertools import pairwise
 __all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took", "size_text"]
 
 _USUAL_STEPS = 50
-_LAST_SAVES = 8  # whose costs tell what the next will cost
+_LAST_SAVES = 5  # whose costs tell what the next will cost
 _MOST_STEPS = 2**14  # that are remembered; of a save that takes more, the last
 _GAP = math.nan  # between two boundaries: what lies there is no step
 
@@ -131,8 +132,9 @@ class SaveRecorder:
     Steps and the beginnings of saves are told by the thread that trains, how saves end by any, and any may ask.
 
     Attributes:
-        lost_secs: What each of the last saves that were committed has cost, oldest first. One beside which steps ran
-            when nobody knew yet how long a step takes is left out.
+        lost_secs: What each of the last saves has cost, oldest first; one that failed at least what the one before it
+            has. Left out is one beside which steps ran when nobody knew yet how long a step takes, and what fails
+            before any cost is known.
     """
 
     def __init__(self) -> None:
@@ -231,8 +233,8 @@ class SaveRecorder:
             if not costs:
                 return
             self._settled += [cost for save, cost in costs if not save.failed]
-            known = [cost.lost_secs for save, cost in costs if not save.failed and self._is_known(save)]
-            self.lost_secs = (*self.lost_secs, *known)[-_LAST_SAVES:]
+            for save, cost in costs:
+                self._note_lost(save, cost.lost_secs)
             self._totals = _sum(self._totals, costs)
             self._ended = []
             self._forget_steps()
@@ -265,9 +267,12 @@ class SaveRecorder:
         self._boundaries.clear()
         self._boundaries.extend(last)
 
-    def _is_known(self, save: _Save) -> bool:
-        """Say whether it is known how long a step takes, or no step came in the way of the save."""
-        return bool(self._usual) or save.finished <= save.began
+    def _note_lost(self, save: _Save, secs: float) -> None:
+        if save.failed and self.lost_secs:
+            secs = max(secs, self.lost_secs[-1])  # it might have cost more if it had not
+        elif save.failed or not (self._usual or save.finished <= save.began):
+            return  # nobody knows how long a step takes, and steps came in its way
+        self.lost_secs = (*self.lost_secs, secs)[-_LAST_SAVES:]
 
     def _costs(self) -> list[tuple[_Save, SaveCost]]:
         """Return what each save that has ended cost; of several at once, the first is charged for the steps."""
@@ -301,8 +306,11 @@ def _longer(boundaries: Iterable[float], save: _Save, usual: float) -> float:
     for begin, end in pairwise(boundaries):
         longer = end - begin - usual
         # Of a step the save can only hold up the part in which it was under way. A gap compares false.
-        if longer <= min(end, save.finished) - max(begin, save.began):
-            total += longer
+        most = min(end, save.finished) - max(begin, save.began)
+        if (
+            most > 0 and longer - most <= usual
+        ):  # steps vary; one that is beside the mark by more was held up by something else
+            total += min(longer, most)
     return max(total, 0.0)
 
 

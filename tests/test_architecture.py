@@ -70,7 +70,7 @@ FLOORS = [
     {"export.saved_model"},
     {"export.formats"},
     {"export.verification"},
-    {"fit", "finished_fits", "fit_model", "fit_options", "interval", "manager_options"},
+    {"fit", "finished_fits", "fit_model", "fit_options", "fit_place", "interval", "manager_options"},
     {"fit_inputs"},
     {"reader", "saving"},
     {"saver"},
@@ -85,6 +85,31 @@ HEAVY = {"tensorflow", "keras", "tf_keras"}
 FIRST_HEAVY = LEVEL["untracked"]
 LIGHT = {"run_state"}  # stands upstairs and is to start without TensorFlow all the same
 PRIVATE = {"snapshot"}  # the only one to touch TensorFlow's private parts
+# What decides when to save and what to keep, and all that may be had there: no clock, no disk, no log, nothing random.
+PURE = {"arguments", "combinators", "policies", "preservation", "ranking"}
+PURE_SOURCES = {
+    "__future__",
+    "bisect",
+    "collections.abc",
+    "dataclasses",
+    "math",
+    "operator",
+    "statistics",
+    "typing",
+}
+IMPURE_CALLS = {
+    "__import__",
+    "breakpoint",
+    "compile",
+    "eval",
+    "exec",
+    "globals",
+    "hash",
+    "id",
+    "input",
+    "open",
+    "print",
+}
 
 
 @dataclass(frozen=True)
@@ -150,6 +175,20 @@ def violations(module, source):
             found.append(f"{where} is too heavy for this floor")
         if (each.target + ".").startswith("tensorflow.python.") and module not in PRIVATE:
             found.append(f"{where} is private")
+    return found
+
+
+def impurities(source):
+    """What in a source could make the same question have another answer, or leave a trace; a line each."""
+    found = []
+    for each in imports(source):
+        if each.target not in PURE_SOURCES | {f"ckptkit.{module}" for module in PURE | {"records"}}:
+            found.append(f"line {each.line}: imports {each.target}")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            found.append(f"line {node.lineno}: keeps {', '.join(node.names)}")
+        elif isinstance(node, ast.Name) and node.id in IMPURE_CALLS:
+            found.append(f"line {node.lineno}: calls {node.id}")
     return found
 
 
@@ -254,6 +293,34 @@ def test_private_parts_of_tensorflow_are_touched_in_the_snapshot_alone():
         if any((each.target + ".").startswith("tensorflow.python.") for each in imports(source))
     }
     assert users == PRIVATE
+
+
+# Purity ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_what_decides_about_saves_reads_no_clock_and_no_disk_writes_no_log_and_rolls_no_dice(module):
+    assert impurities(SOURCES[module]) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import math\nfrom ckptkit.ranking import is_better\nfrom ckptkit.records import CheckpointRecord", []),
+        ("import time", ["line 1: imports time"]),
+        ("def f():\n    from datetime import datetime", ["line 2: imports datetime"]),
+        ("import os.path, logging", ["line 1: imports os.path", "line 1: imports logging"]),
+        ("import random\nfrom numpy import random", ["line 1: imports random", "line 2: imports numpy"]),
+        ("from ckptkit.store import Store", ["line 1: imports ckptkit.store"]),
+        ("def f():\n    return open('x').read()", ["line 2: calls open"]),
+        ("order = sorted(names, key=hash)", ["line 1: calls hash"]),
+        ("def f():\n    global asked\n    asked += 1", ["line 2: keeps asked"]),
+        ("import sys\nsys.stderr.write('')", ["line 1: imports sys"]),
+    ],
+    ids=lambda value: value.replace("\n", "; ") if isinstance(value, str) else "fine" if not value else "refused",
+)
+def test_the_check_of_purity_finds_what_was_planted_and_nothing_else(source, found):
+    assert impurities(source) == found
 
 
 # The public surface ------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from ckptkit.listing import Listing
 from ckptkit.preservation import All, Best, EveryNSecs, Latest
 from ckptkit.records import CheckpointRecord
 from ckptkit.state_file import StateFile
+from tests.policy_cases import preservation_policies, steady_policies, unions
 
 HOUR = 3600.0
 
@@ -47,22 +48,15 @@ def steps(records):
     return [r.step for r in records]
 
 
+def end_of(records):
+    return records[-1].created_at if records else 0.0
+
+
 def active_steps(book):
     return [int(prefix.rpartition("-")[2]) for prefix in book.active]
 
 
-policies = st.sampled_from(
-    [
-        None,
-        All(),
-        Latest(2),
-        Best("loss", "min"),
-        Best("loss", "max", n=2),
-        Latest(1) | Best("loss", "min", n=2),
-        EveryNSecs(50) | Best("loss", "min"),
-        Latest(3) & Best("loss", "min"),
-    ]
-)
+policies = st.none() | preservation_policies
 
 
 @st.composite
@@ -85,23 +79,24 @@ every = st.none() | st.floats(1, 200)
 
 
 @settings(deadline=None, max_examples=200)
-@given(histories(), max_to_keeps, every, policies)
-def test_the_newest_is_never_taken_out_whatever_the_policy_says(records, max_to_keep, keep_every_secs, policy):
+@given(
+    histories(), max_to_keeps, every, policies, st.integers(1, 12), st.lists(st.integers(1, 12), max_size=3), st.data()
+)
+def test_the_newest_the_one_resumed_from_and_those_being_read_survive_any_policy(
+    records, max_to_keep, keep_every_secs, policy, resumed_from, being_read, data
+):
     book = ledger(max_to_keep, keep_every_secs=keep_every_secs, policy=policy)
+    book.resumed_from = f"ckpt-{resumed_from}"
+    book.being_read += [f"ckpt-{step}" for step in being_read]
     for each in records:
-        gone = add_and_tidy(book, [each])
-        assert each.step not in gone
+        book.add(each)
+        if data.draw(st.booleans(), label="tidy up"):
+            gone = book.take_out_superfluous(each.created_at)
+            assert not {each.step, resumed_from, *being_read} & set(steps(gone))
         assert book.latest == each
         assert book.active[-1] == each.prefix
-
-
-@settings(deadline=None)
-@given(histories(), max_to_keeps, every, policies, st.integers(1, 12))
-def test_the_one_that_a_run_was_resumed_from_is_never_taken_out(records, max_to_keep, keep_every_secs, policy, step):
-    book = ledger(max_to_keep, keep_every_secs=keep_every_secs, policy=policy)
-    book.resumed_from = f"ckpt-{step}"
-    assert step not in add_and_tidy(book, records)
-    assert (f"run/ckpt-{step}" in {r.prefix for r in book.records}) is (step <= len(records))
+    there = {r.step for r in records} & {len(records), resumed_from, *being_read}
+    assert there <= set(steps(book.records))
 
 
 def test_one_that_is_being_read_is_taken_out_when_the_last_reader_is_done():
@@ -115,26 +110,35 @@ def test_one_that_is_being_read_is_taken_out_when_the_last_reader_is_done():
 
 
 @settings(deadline=None, max_examples=200)
-@given(histories(), max_to_keeps, st.sampled_from([None, All(), Latest(2), Best("loss", "min", n=2)]))
+@given(histories(), max_to_keeps, st.none() | unions)
 def test_tidying_up_after_every_save_takes_out_what_tidying_up_once_would(records, max_to_keep, policy):
     one_by_one, at_once = (ledger(max_to_keep, policy=policy) for _ in range(2))
     gone = add_and_tidy(one_by_one, records)
     for each in records:
         at_once.add(each)
     # The newest is kept beside what a policy keeps, so one by one it may outlive a tie, never the other way round.
-    assert set(gone) == set(steps(at_once.take_out_superfluous(1e9)))
+    assert set(gone) == set(steps(at_once.take_out_superfluous(end_of(records))))
     assert one_by_one.records == at_once.records
 
 
+def test_an_intersection_may_keep_more_if_one_tidies_up_after_every_save():
+    one_by_one, at_once = (ledger(policy=Latest(3) & Best("loss", "min")) for _ in range(2))
+    records = [record(step, metrics={"loss": float(step)}) for step in (1, 2, 3, 4)]
+    assert add_and_tidy(one_by_one, records) == [2, 3]
+    for each in records:
+        at_once.add(each)
+    assert steps(at_once.take_out_superfluous(4.0)) == [1, 2, 3]
+
+
 @settings(deadline=None)
-@given(histories(), max_to_keeps, every, policies)
+@given(histories(), max_to_keeps, every, st.none() | unions | steady_policies)
 def test_what_is_taken_out_is_known_no_more_and_taken_out_once(records, max_to_keep, keep_every_secs, policy):
     book = ledger(max_to_keep, keep_every_secs=keep_every_secs, policy=policy)
     gone = add_and_tidy(book, records)
     assert len(set(gone)) == len(gone)
     assert sorted(gone + steps(book.records)) == steps(records)
     assert set(book.active) <= {r.prefix for r in book.records}
-    assert book.take_out_superfluous(1e9) == []
+    assert book.take_out_superfluous(end_of(records)) == []
 
 
 @settings(deadline=None)

@@ -101,9 +101,13 @@ def test_a_metric_is_unseen_until_a_question_comes_with_it():
 
 
 @pytest.mark.parametrize("policy", [EverySteps(10), EverySecs(10), OverheadBudget()], ids=repr)
-def test_a_question_that_is_taken_back_is_answered_alike_when_it_is_asked_again(policy):
+def test_what_has_failed_is_due_when_it_is_asked_for_at_the_same_step_and_not_at_every_step_after(policy):
     schedule = Schedule(policy, 100.0)
     assert ask(schedule, 10, now=110.0)
     schedule.save_began(10, 110.0, {})(False)
-    schedule.take_back()
+    schedule.retry()
     assert ask(schedule, 10, now=110.0)
+    schedule.save_began(10, 110.0, {})(False)
+    schedule.retry()
+    assert not ask(schedule, 11, now=111.0)
+    assert not ask(schedule, 11, now=111.0)

@@ -78,6 +78,48 @@ def test_no_save_is_said_to_have_lost_less_than_it_blocked_or_more_than_it_took(
     assert blocked <= training.lost <= blocked + took + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("held_up", "lost"),
+    [(0.0625, 0.0625), (0.125, 0.125), (0.25, 0.125), (0.375, 0.125), (0.5, 0.0), (9.0, 0.0)],
+)
+def test_a_step_loses_no_more_to_a_save_than_the_save_was_there_and_nothing_if_it_is_a_pause(held_up, lost):
+    training = Training().steps(9).begin().wait(0.125).finish()
+    assert training.steps(1, USUAL - 0.125 + held_up).lost == lost
+
+
+def test_the_costs_of_the_last_saves_are_known_one_by_one():
+    training = Training().steps(9)
+    for step in range(1, 8):
+        training.begin(step, blocked=step / 8)
+        training.steps(1, USUAL + 0.5).finish(step)
+        assert training.books.is_saving
+        training.steps(1)
+        assert not training.books.is_saving
+    assert training.books.lost_secs == tuple(step / 8 + 0.5 for step in (3, 4, 5, 6, 7))
+
+
+@pytest.mark.parametrize(("blocked", "counted"), [(0.125, 0.5), (2.0, 2.0)])
+def test_a_save_that_failed_counts_for_no_less_than_the_one_before_it_and_for_nothing_where_there_is_none(
+    blocked, counted
+):
+    training = Training().steps(9).begin(1, blocked=blocked)
+    training.books.save_failed(1, training.now)
+    assert training.steps(1).books.lost_secs == ()
+    training.begin(2, blocked=0.5).finish(2).steps(1).begin(3, blocked=blocked)
+    training.books.save_failed(3, training.now)
+    assert training.steps(1).books.lost_secs == (0.5, counted)
+
+
+def test_what_a_save_costs_is_not_known_before_it_is_known_how_long_a_step_takes_unless_the_caller_has_waited_for_it():
+    training = Training().begin(1).steps(1, 0.5).finish(1).steps(4)
+    assert training.books.lost_secs == ()
+    training.begin(2).steps(1, 0.5).finish(2).steps(1)
+    assert training.books.lost_secs == (0.25,)
+    waits = Training()
+    waits.begin(1).finish(1).books.save_blocked(waits.wait(0.5).now, 0.5)
+    assert waits.steps(1).books.lost_secs == (0.5,)
+
+
 def test_steps_that_were_faster_are_set_off_against_those_that_were_slower():
     training = Training().steps(9).begin().steps(1, 0.75).steps(1, 0.125).finish().steps(1)
     assert training.lost == 0.5 - 0.125
