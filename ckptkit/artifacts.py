@@ -22,7 +22,8 @@ import tensorflow as tf
 
 from ckptkit.errors import ExportError
 from ckptkit.export import architecture, facts, saved_model, versions, weights
-from ckptkit.export.formats import FILES, READERS, WRITERS, kind_at, kind_of, text_of, why_not
+from ckptkit.export.formats import READERS, WRITERS, kind_at, kind_of, text_of, why_not
+from ckptkit.export.names import FILES
 from ckptkit.export.progress import progress
 from ckptkit.export.publishing import put_back, refuse_to_overwrite, replaced
 from ckptkit.export.verification import Checks

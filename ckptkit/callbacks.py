@@ -37,21 +37,22 @@ from ckptkit.fit import (
     validation_data,
     validation_input,
 )
+from ckptkit.fit_callbacks import refuse_rivals, validate
 from ckptkit.fit_inputs import FitInputs
-from ckptkit.fit_options import refuse_rivals, save_policy, validate, validate_monitor
 from ckptkit.fit_place import STATE, Place, fits_of
-from ckptkit.input_position import DEFAULT_LIMIT
 from ckptkit.manager import CheckpointManager
+from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
-from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
+from ckptkit.tolerance import MAX_SAVE_ERRORS
 
 __all__ = ["TrainingCheckpoint"]
 
 _log = logging.getLogger("ckptkit")
 _ORDER = 0  # before exports, which want the final save behind them
+_OF_MANAGER = ("max_to_keep", "preservation_policy", "async_save", "durable", "on_save_error", "max_save_errors")
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
 _managers: weakref.WeakValueDictionary[str, CheckpointManager] = weakref.WeakValueDictionary()
@@ -119,24 +120,25 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> None:
         super().__init__()
-        self.directory = os.fspath(directory)
-        self._policy = save_policy(save_freq)
-        validate_monitor(monitor, mode)
-        self._monitor, self._mode = monitor, mode
-        self._final_save = final_save
-        validate(input_state, max_input_state_bytes, callbacks)
-        Tolerance(on_save_error, max_save_errors)  # refuses what cannot be meant
-        self._resume = resume
-        self._input_options: dict[str, Any] = {"input_state": input_state, "limit": max_input_state_bytes}
+        self._options = TrainingCheckpointOptions(
+            directory=directory,
+            save_freq=save_freq,
+            final_save=final_save,
+            max_to_keep=max_to_keep,
+            monitor=monitor,
+            mode=mode,
+            preservation_policy=preservation_policy,
+            resume=resume,
+            async_save=async_save,
+            durable=durable,
+            on_save_error=on_save_error,
+            max_save_errors=max_save_errors,
+            input_state=input_state,
+            max_input_state_bytes=max_input_state_bytes,
+        )
+        validate(callbacks)
+        self.directory = os.fspath(self._options.directory)
         self._listed = callbacks
-        self._options: dict[str, Any] = {
-            "max_to_keep": max_to_keep,
-            "preservation_policy": preservation_policy,
-            "async_save": async_save,
-            "durable": durable,
-            "on_save_error": on_save_error,
-            "max_save_errors": max_save_errors,
-        }
         self._manager: CheckpointManager | None = None
         self._inputs: FitInputs | None = None
         self._others = CallbackStates(())
@@ -175,8 +177,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     @property
     def has_monitor(self) -> bool:
         """Whether a ``monitor``, or a ``Best`` policy, tells which checkpoint is best."""
-        kept = leaves(self._options["preservation_policy"])
-        return self._monitor is not None or any(isinstance(leaf, Best) for leaf in kept)
+        kept = leaves(self._options.preservation_policy)
+        return self._options.monitor is not None or any(isinstance(leaf, Best) for leaf in kept)
 
     # Keras' hooks ----------------------------------------------------------------------------------------------------
 
@@ -190,7 +192,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self.model.optimizer is not None:
             objects["optimizer"] = self.model.optimizer
         self._let_earlier_finish()
-        self._manager = CheckpointManager(tf.train.Checkpoint(**objects), self.directory, **self._manager_options())
+        mode = self._mode()
+        checkpoint = tf.train.Checkpoint(**objects)
+        self._manager = CheckpointManager(checkpoint, self.directory, **self._manager_options(mode))
+        self._manager.config = {self._options.section: {**self._options.effective(), "mode": mode}}
         _managers[os.path.realpath(self.directory)] = self._manager
         self._history = find_callback(self._list, keras.callbacks.History)
         others = self._list.callbacks if self._listed is None else self._listed
@@ -203,7 +208,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             validation_data(frame),
             before_epoch=self._before_epoch,
             before_step=self._before_step,
-            **self._input_options,
+            input_state=self._options.input_state,
+            limit=self._options.max_input_state_bytes,
         )
         self._restore(dataset, first_epoch(frame))
         self._begin_where_it_was()
@@ -273,7 +279,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         due = self.manager.is_due(self._step, epoch=epoch + 1, metrics=metrics)
         # The last epoch as well, and now: what other callbacks do to the model when training ends is no part of it.
         is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
-        if due or (is_last and self._final_save):
+        if due or (is_last and self._options.final_save):
             self._save()
         if metrics:
             self.manager.require_monitors(metrics, epoch + 1, is_complete=True, is_validated=self._is_validated)
@@ -281,7 +287,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _after_training(self) -> None:
         self._forget_initial_epoch()
         self.manager.wait_until_finished()
-        if self._final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
+        if self._options.final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
             self._save()
         self.manager.close()
         self._fits = self._passed((*self._fits, self._now if self._place.is_over else self._fit_state(0)))
@@ -304,7 +310,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if done and done >= len(known):
             self._fits = self._passed(known)  # another fit of the same script: it goes on from the live model
             return
-        if there is not None and not self._resume:
+        if there is not None and not self._options.resume:
             raise CheckpointError(
                 f"{self.directory} holds checkpoints up to {os.path.basename(there)}, and resume=False was asked for.\n"
                 "Choose an empty directory to start afresh, or let it resume: nothing is deleted or overwritten."
@@ -353,16 +359,21 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
 
-    def _manager_options(self) -> dict[str, Any]:
-        """Return what the manager is made with; which metric is how the best is known now that the model is."""
-        options = {**self._options, "save_policy": self._policy}
-        if self._monitor is not None:
-            mode = self._mode or fit_model.mode_of(self._monitor, self.model)
-            options["save_policy"] = self._policy | OnImprovement(self._monitor, mode)
+    def _mode(self) -> str | None:
+        """Return which way ``monitor`` ranks, None where nothing is monitored; the metric may say it itself."""
+        monitor = self._options.monitor
+        return None if monitor is None else self._options.mode or fit_model.mode_of(monitor, self.model)
+
+    def _manager_options(self, mode: str | None) -> dict[str, Any]:
+        """Return what the manager is made with."""
+        ours = self._options.arguments()
+        options = {name: ours[name] for name in _OF_MANAGER}
+        options["save_policy"] = ours["save_freq"]
+        if mode is not None:
+            options["save_policy"] |= OnImprovement(ours["monitor"], mode)
             # Beside what is kept anyway: all of them, where nothing says otherwise.
-            newest = options["max_to_keep"]
-            kept: PreservationPolicy = All() if newest is None else Latest(newest)
-            options["preservation_policy"] = (options["preservation_policy"] or kept) | Best(self._monitor, mode)
+            kept: PreservationPolicy = All() if ours["max_to_keep"] is None else Latest(ours["max_to_keep"])
+            options["preservation_policy"] = (ours["preservation_policy"] or kept) | Best(ours["monitor"], mode)
         return options
 
     def _let_earlier_finish(self) -> None:

@@ -28,10 +28,11 @@ from ckptkit.artifacts import write_all
 from ckptkit.callbacks import TrainingCheckpoint
 from ckptkit.errors import ExportError
 from ckptkit.export import facts, versions
-from ckptkit.export.formats import FILES, why_not
+from ckptkit.export.formats import why_not
 from ckptkit.export.progress import progress
 from ckptkit.export.publishing import replaced
 from ckptkit.fit import AfterAll, callback_list, disarm, find_callback
+from ckptkit.options import ExportOnCompletionOptions
 from ckptkit.records import CheckpointRecord
 
 __all__ = ["ExportOnCompletion"]
@@ -75,19 +76,13 @@ class ExportOnCompletion(keras.callbacks.Callback):
         input_signature: Any = None,
     ) -> None:
         super().__init__()
-        unknown = [name for name in formats if name not in FILES]
-        if unknown or not formats or isinstance(formats, str):
-            raise ValueError(f"formats must be some of {', '.join(FILES)}, got {formats!r}.")
-        if versions is not None and (isinstance(versions, bool) or not isinstance(versions, int) or versions < 1):
-            raise ValueError(f"versions must be a number of versions to keep, at least 1, got {versions!r}.")
-        if versions is not None and "saved_model" not in formats:
-            raise ValueError(f'versions are SavedModels: put "saved_model" into formats, got {tuple(formats)!r}.')
-        if which not in ("final", "best"):
-            raise ValueError(f'which must be "final" or "best", got {which!r}.')
-        self.path = os.fspath(path)
-        self._formats = tuple(formats)
+        options = ExportOnCompletionOptions(
+            path=path, formats=formats, which=which, versions=versions, overwrite=overwrite, verify=verify
+        )
+        self.path = os.fspath(options.path)
+        self._formats = tuple(options.formats)
         self._which = which
-        self._versions = versions
+        self._versions = options.versions
         self._overwrite = overwrite
         self._verify = verify
         self._input_signature = input_signature

@@ -9,7 +9,8 @@ CheckpointError
 ├── DirectoryLockedError      (OSError)            another process writes to this directory
 ├── ReadOnlyError             (PermissionError)    a manager opened with read_only=True was asked to write
 ├── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
-└── ArtifactError             (ValueError)         an artifact cannot be loaded: damaged, unknown, or without its code
+├── ArtifactError             (ValueError)         an artifact cannot be loaded: damaged, unknown, or without its code
+└── ConfigError               (ValueError)         a file of options, or a configuration, that cannot be meant
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointMismatchError",
     "CheckpointNotFoundError",
     "CheckpointSaveError",
+    "ConfigError",
     "DirectoryLockedError",
     "ExportError",
     "ReadOnlyError",
@@ -66,3 +68,7 @@ class ExportError(CheckpointError, RuntimeError):
 
 class ArtifactError(CheckpointError, ValueError):
     """A finished artifact cannot be loaded: it is damaged, of an unknown format, or needs code that is not here."""
+
+
+class ConfigError(CheckpointError, ValueError):
+    """A file of options, or a configuration made of one, says something that cannot be meant."""

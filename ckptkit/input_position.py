@@ -24,18 +24,17 @@ import tensorflow as tf
 
 from ckptkit import randomness
 from ckptkit.errors import CheckpointMismatchError
+from ckptkit.options import DEFAULT_LIMIT
 from ckptkit.pipeline import Pipeline
 from ckptkit.snapshot import is_seeded, obstacle_of, pick_up_iterator, put_down_iterator, shuffles_in
 
-__all__ = ["DEFAULT_LIMIT", "INPUT_STATES", "InputPosition"]
+__all__ = ["InputPosition"]
 
 _log = logging.getLogger("ckptkit")
 
 # Datasets that iterators were made of in this process: their shuffles have drawn seeds, which nobody can give back.
 _gone_over: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()
 
-INPUT_STATES = ("auto", "iterator", "replay", "restart")
-DEFAULT_LIMIT = 64 * 2**20
 _MEANING = {
     "iterator": "the position is restored, exactly",
     "replay": "a resume draws and drops the batches before it, exact if the source is deterministic",

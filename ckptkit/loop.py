@@ -13,8 +13,9 @@ from typing import Any
 
 from ckptkit import randomness
 from ckptkit.errors import CheckpointMismatchError, CheckpointNotFoundError
-from ckptkit.input_position import DEFAULT_LIMIT, INPUT_STATES, InputPosition
+from ckptkit.input_position import InputPosition
 from ckptkit.manager import CheckpointManager
+from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import pack, unpack
 
@@ -84,8 +85,10 @@ class TrainingLoop:
         for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
             if not (value is None and name == "steps_per_epoch") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-        if input_state not in INPUT_STATES:
-            raise ValueError(f"input_state must be one of {', '.join(map(repr, INPUT_STATES))}, got {input_state!r}.")
+        rules = TrainingCheckpointOptions.rules()
+        rules["input_state"].take("input_state", input_state)
+        rules["max_input_state_bytes"].take("max_input_state_bytes", max_input_state_bytes)
+        rules["final_save"].take("final_save", final_save)
         self.manager = manager
         self.step = self.epoch = self.batch = 0
         self.resumed_from: CheckpointRecord | None = None

@@ -23,7 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptkit import restoring
+from ckptkit import config_changes, restoring
 from ckptkit.errors import (
     CheckpointMismatchError,
     CheckpointNotFoundError,
@@ -33,12 +33,13 @@ from ckptkit.errors import (
 from ckptkit.finding import best_of
 from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
-from ckptkit.manager_options import read_save_options, validate
 from ckptkit.monitors import modes_of, require_measured
+from ckptkit.options import CheckpointManagerOptions
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
 from ckptkit.records import CheckpointRecord
+from ckptkit.save_options import read_save_options
 from ckptkit.saver import Saver
 from ckptkit.schedule import Schedule
 from ckptkit.snapshot import CheckpointGraph
@@ -78,6 +79,9 @@ class CheckpointManager:
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
         read_only: Look on without ever writing; needs no lock and always shows what is on the disk now.
 
+    Attributes:
+        config: What each checkpoint says that the run is configured with, as JSON has it: these arguments by default.
+
     Raises:
         ValueError: An argument is out of its range, or TensorFlow runs in graph mode.
         TypeError: ``checkpoint`` is no ``tf.train.Checkpoint``.
@@ -105,17 +109,27 @@ class CheckpointManager:
         max_save_errors: int | None = MAX_SAVE_ERRORS,
         read_only: bool = False,
     ) -> None:
-        validate(
-            checkpoint,
-            max_to_keep,
-            checkpoint_name,
+        _require_checkpoint(checkpoint)
+        options = CheckpointManagerOptions(
+            directory=directory,
+            max_to_keep=max_to_keep,
+            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
+            checkpoint_name=checkpoint_name,
+            checkpoint_interval=checkpoint_interval,
+            last_checkpoint_step=last_checkpoint_step,
             save_policy=save_policy,
             preservation_policy=preservation_policy,
+            async_save=async_save,
+            durable=durable,
+            on_save_error=on_save_error,
+            max_save_errors=max_save_errors,
+            read_only=read_only,
         )
         self._checkpoint = checkpoint
-        self._directory = os.fspath(directory)
+        self.config: dict[str, Any] = {options.section: options.effective()}
+        self._directory = os.fspath(options.directory)
         self._name = checkpoint_name
-        self._interval = Interval(step_counter, checkpoint_interval, last_checkpoint_step)
+        self._interval = Interval(step_counter, options.checkpoint_interval, options.last_checkpoint_step)
         self._init_fn = init_fn
         self._save_policy = save_policy
         self._async_save = async_save
@@ -123,10 +137,10 @@ class CheckpointManager:
         self._graph = graph = CheckpointGraph(checkpoint)
         graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done))
         store = Store(self._directory, durable=durable)
-        max_to_keep = None if max_to_keep is None else int(max_to_keep)
-        keep_every_secs = float(keep_checkpoint_every_n_hours) * 3600.0 if keep_checkpoint_every_n_hours else None
+        newest, hours = options.max_to_keep, options.keep_checkpoint_every_n_hours
+        keep_every_secs = hours * 3600.0 if hours else None
         now, modes = time.time(), modes_of(save_policy, preservation_policy)
-        self._ledger = Ledger(checkpoint_name, max_to_keep, keep_every_secs, preservation_policy, now, modes)
+        self._ledger = Ledger(checkpoint_name, newest, keep_every_secs, preservation_policy, now, modes)
         self._schedule = Schedule(save_policy, now, modes)
         state_lock = threading.RLock()  # the background thread enters its commits in the ledger
         tolerance = Tolerance(on_save_error, max_save_errors)
@@ -245,7 +259,7 @@ class CheckpointManager:
         measured = {str(name): float(value) for name, value in (metrics or {}).items()}
         is_saved = self._saver.save(
             number,
-            {"epoch": epoch, "batch": batch, "metrics": measured},
+            {"epoch": epoch, "batch": batch, "metrics": measured, "config": self.config},
             state=state,
             in_background=in_background,
             callbacks=callbacks,
@@ -433,7 +447,8 @@ class CheckpointManager:
                 damaged.
 
         Returns:
-            The record of the checkpoint that was restored.
+            The record of the checkpoint that was restored. If it is the latest and says that the run was configured
+            otherwise, what has changed is logged.
 
         Raises:
             CheckpointNotFoundError: There is no such checkpoint.
@@ -446,6 +461,10 @@ class CheckpointManager:
         self._ledger.resumed_from = record.name
         self.begin_at(record.step, record.epoch or 0)
         self._interval.begin_here()
+        if which == "latest" and not self._read_only:
+            changes = config_changes.report(self._directory, record.step, record.config, self.config)
+            if changes is not None:
+                _log.warning("%s", changes)
         return record
 
     def restore_or_initialize(self) -> str | None:
@@ -517,3 +536,13 @@ class CheckpointManager:
                 f"so the new checkpoint would lose them: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}.\n"
                 "Build the model as it was saved before training goes on, or restore with strict=False to drop them."
             )
+
+
+def _require_checkpoint(checkpoint: Any) -> None:
+    if not tf.executing_eagerly():
+        raise ValueError("ckptkit works in eager mode only; graph mode of TensorFlow 1 is not supported.")
+    if not isinstance(checkpoint, tf.train.Checkpoint):
+        raise TypeError(
+            f"checkpoint must be a tf.train.Checkpoint, got {type(checkpoint).__name__}. "
+            "Wrap the objects: tf.train.Checkpoint(model=model, optimizer=optimizer)."
+        )

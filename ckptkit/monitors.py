@@ -6,14 +6,14 @@ require_measured(modes, {"loss": 0.3, "val_loss": 0.4}, epoch=3)
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from ckptkit.combinators import Combinable, leaves
 from ckptkit.policies import OnImprovement
 from ckptkit.preservation import Best
+from ckptkit.spelling import near
 
-__all__ = ["modes_of", "near", "require_measured"]
+__all__ = ["modes_of", "require_measured"]
 
 _VALIDATION = "val_"
 
@@ -73,9 +73,3 @@ def require_measured(
             f"cannot rank checkpoints by {monitor!r}: no such metric at epoch {epoch} "
             f"(have: {', '.join(sorted(metrics)) or 'none'}).{hint}"
         )
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """Return the question whether another name was meant, on a line of its own; nothing if none is near."""
-    found = difflib.get_close_matches(name, list(names), n=1)
-    return f"\nDid you mean {found[0]!r}?" if found else ""

@@ -24,19 +24,9 @@ class Tolerance:
     Args:
         on_save_error: ``"raise"``, or ``"warn"`` to log a failed save and go on.
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
-
-    Raises:
-        ValueError: An argument is out of its range.
     """
 
     def __init__(self, on_save_error: str, max_save_errors: int | None) -> None:
-        if on_save_error not in ("raise", "warn"):
-            raise ValueError(f"on_save_error must be 'raise' or 'warn', got {on_save_error!r}.")
-        is_number = isinstance(max_save_errors, int) and not isinstance(max_save_errors, bool)
-        if max_save_errors is not None and (not is_number or max_save_errors < 1):
-            raise ValueError(
-                f"max_save_errors must be a whole number of at least 1, or None for never, got {max_save_errors!r}."
-            )
         self._most = 1 if on_save_error == "raise" else max_save_errors
         self._in_a_row = 0
 

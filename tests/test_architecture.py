@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"arguments", "checksums", "errors"},
+    {"arguments", "checksums", "errors", "spelling"},
     {
         "bundle_protos",
         "combinators",
@@ -29,6 +29,7 @@ FLOORS = [
         "data_file",
         "dtypes",
         "durability",
+        "config_changes",
         "lock",
         "records",
         "slices",
@@ -46,13 +47,15 @@ FLOORS = [
         "bundle_writer",
         "export",
         "export.facts",
+        "export.names",
         "export.progress",
         "export.publishing",
         "export.versions",
         "finding",
+        "policy_text",
     },
-    {"verifying"},
-    {"repairing"},
+    {"option_rules", "verifying", "yaml_file"},
+    {"options", "repairing"},
     # Keras and TensorFlow from here on.
     {"export.state", "graph_watch", "reading", "replicas", "untracked"},
     {"held"},
@@ -70,20 +73,20 @@ FLOORS = [
     {"export.saved_model"},
     {"export.formats"},
     {"export.verification"},
-    {"fit", "finished_fits", "fit_model", "fit_options", "fit_place", "interval", "manager_options"},
+    {"finished_fits", "fit", "fit_callbacks", "fit_model", "fit_place", "interval", "save_options"},
     {"fit_inputs"},
     {"reader", "saving"},
     {"saver"},
     {"manager"},
     {"artifacts", "callbacks", "loop"},
     {"completion"},
-    {"cli"},
+    {"cli", "config"},
     {"__main__"},
 ]
 LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}
 HEAVY = {"tensorflow", "keras", "tf_keras"}
 FIRST_HEAVY = LEVEL["untracked"]
-LIGHT = {"run_state"}  # stands upstairs and is to start without TensorFlow all the same
+LIGHT = {"config", "run_state"}  # stand upstairs and are to start without TensorFlow all the same
 PRIVATE = {"snapshot"}  # the only one to touch TensorFlow's private parts
 # What decides when to save and what to keep, and all that may be had there: no clock, no disk, no log, nothing random.
 PURE = {"arguments", "combinators", "policies", "preservation", "ranking"}
@@ -381,6 +384,7 @@ loaded = [name for name in sys.modules if name.startswith("ckptkit.")]
 assert loaded == [], f"import ckptkit loads {loaded}"
 dir(ckptkit), ckptkit.__version__
 ckptkit.policies.EverySteps(5), ckptkit.preservation.Latest(3), ckptkit.CheckpointRecord("a", 1), ckptkit.ReadOnlyError
+ckptkit.load_config("examples/run.yaml").dump()
 import ckptkit.policies, ckptkit.preservation, ckptkit.cli, ckptkit.ledger, ckptkit.repairing, ckptkit.run_state
 assert heavy() == [], f"{heavy()} were imported"
 ckptkit.CheckpointManager

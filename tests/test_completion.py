@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import ckptkit
 from ckptkit import finished_fits
-from ckptkit.export import facts, formats, hdf5, publishing, saved_model
+from ckptkit.export import facts, formats, hdf5, names, publishing, saved_model
 from ckptkit.preservation import Best
 from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
 
@@ -264,9 +264,9 @@ def test_keras_own_hdf5_saver_still_takes_the_optimizer_out_so_that_ours_is_need
 
 def test_all_formats_are_checked_at_once_and_noted(paths):
     run, export = paths
-    every = list(formats.FILES)
+    every = list(names.FILES)
     fit(model := sequential(), ckptkit.TrainingCheckpoint(run), ckptkit.ExportOnCompletion(export, formats=every))
-    assert sorted(os.listdir(export)) == sorted([*formats.FILES.values(), "export.json"])
+    assert sorted(os.listdir(export)) == sorted([*names.FILES.values(), "export.json"])
     with open(f"{export}/export.json") as file:
         noted = json.load(file)
     assert noted["verified"] == "child"

@@ -20,6 +20,7 @@ TREE = {
     errors.ReadOnlyError: PermissionError,
     errors.ExportError: RuntimeError,
     errors.ArtifactError: ValueError,
+    errors.ConfigError: ValueError,
 }
 by_name = pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)
 

@@ -36,3 +36,18 @@ def test_serve_versions_is_followed_by_a_reader_and_rolled_back(run_child):
     assert answers.pop("4") == published["2"]
     assert answers.items() <= published.items()
     assert "versions (1, 2, 3, 4), labels {'canary': 4, 'stable': 2}" in told
+
+
+def test_configured_keeps_what_the_file_says_and_tells_what_another_one_changes(run_child):
+    told = run_child("examples/configured.py")
+    first, second = told.split("2. Two more, by another file\n")
+    assert "started afresh" in first
+    assert {"90", "120", "135"} <= set(re.findall(r"ckpt-(\d+)", first))
+    assert (
+        "step 135 was saved with: max_to_keep 3 -> None, preservation_policy 'EveryNSteps(n=100)' -> 'Latest(n=2)'"
+        in second
+    )
+    assert "resumed from step 135" in second
+    assert {"200", "225"} <= set(re.findall(r"ckpt-(\d+)", second))
+    assert told.count("(best)") == 2
+    assert "is exported: export.json, model.h5, saved_model" in told

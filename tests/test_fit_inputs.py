@@ -10,6 +10,7 @@ import tensorflow as tf
 import ckptkit
 from ckptkit import finished_fits
 from ckptkit.fit_inputs import FitInputs
+from ckptkit.fit_place import fits_of
 from tests.test_callbacks import STEPS, BreakOff, BreaksOff, Seen, X, Y, everything, sequential
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def fit(data, directory, *extra, model=None, options=(), **named):
 
 
 def saved_fit(callback, record):
-    return callback._fits_of(record, callback.manager.state(record))[-1]
+    return fits_of(record, callback.manager.state(record))[-1]
 
 
 def break_off(data, directory, after_steps, **named):

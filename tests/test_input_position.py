@@ -15,7 +15,8 @@ from tensorflow.python.eager import context
 import ckptkit.input_position
 from ckptkit import randomness
 from ckptkit.errors import CheckpointMismatchError
-from ckptkit.input_position import DEFAULT_LIMIT, InputPosition
+from ckptkit.input_position import InputPosition
+from ckptkit.options import DEFAULT_LIMIT
 
 Dataset = tf.data.Dataset
 span = Dataset.range

@@ -15,7 +15,7 @@ import tensorflow as tf
 import ckptkit
 from ckptkit.held import Held
 from ckptkit.lock import DirectoryLock
-from ckptkit.policies import EveryEpochs, EverySteps, OnImprovement, OverheadBudget
+from ckptkit.policies import EveryEpochs, EverySecs, EverySteps, OnImprovement, OverheadBudget
 from ckptkit.preservation import Best, Latest
 from ckptkit.store import Store
 from tests.test_callbacks import digest
@@ -55,6 +55,21 @@ def test_a_third_save_that_a_policy_wants_is_skipped_said_and_not_queued(value, 
     assert manager.maybe_save(4) is not None
     manager.close()
     assert steps(manager) == [1, 2, 4]
+
+
+def test_a_save_by_the_clock_that_is_skipped_is_due_again_when_so_much_time_has_passed(
+    value, tmp_path, gate, monkeypatch
+):
+    now = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    manager = manager_of(value, tmp_path, async_save=True, save_policy=EverySecs(10))
+    for step in range(1, 46):
+        now[0] += 1.0
+        manager.maybe_save(step)
+    assert manager.stats().skipped == 2, "at 30 and 40, and not at every step from 30 on"
+    gate.set()
+    manager.close()
+    assert steps(manager) == [10, 20]
 
 
 def test_a_save_under_way_is_not_the_latest_before_it_is_committed(value, tmp_path, gate):

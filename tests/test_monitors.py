@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from ckptkit.monitors import modes_of, near, require_measured
+from ckptkit.monitors import modes_of, require_measured
 from ckptkit.policies import EverySteps, OnImprovement
 from ckptkit.preservation import Best, Latest
 
@@ -59,9 +57,3 @@ def test_a_metric_that_is_not_measured_is_an_error_that_lists_those_that_are(mon
 )
 def test_what_may_yet_be_measured_is_none(monitor, metrics, options):
     require_measured([monitor], metrics, 3, **options)
-
-
-def test_the_nearest_name_is_asked_for_on_a_line_of_its_own():
-    assert near("val_los", VALIDATED) == "\nDid you mean 'val_loss'?"
-    assert near("zzz", VALIDATED) == ""
-    assert re.search("Did you mean", near("loss", ["losses"]))

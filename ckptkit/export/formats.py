@@ -18,18 +18,11 @@ import keras
 from ckptkit.errors import ArtifactError
 from ckptkit.export import architecture, facts, hdf5, keras_archive, saved_model, versions, weights
 from ckptkit.export.custom_code import why_not_revived
+from ckptkit.export.names import FILES
 from ckptkit.export.publishing import put_back
 
-__all__ = ["FILES", "READERS", "WRITERS", "kind_at", "kind_of", "text_of", "why_not"]
+__all__ = ["READERS", "WRITERS", "kind_at", "kind_of", "text_of", "why_not"]
 
-FILES = {
-    "saved_model": "saved_model",
-    "h5": "model.h5",
-    "keras": "model.keras",
-    "weights": "model.weights.h5",
-    "json": "model.json",
-    "yaml": "model.yaml",
-}
 _MODELS = {".keras": "keras", ".h5": "h5", ".hdf5": "h5", "": "saved_model"}
 _TEXTS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 READERS = {"keras": keras_archive.read, "h5": hdf5.read, "saved_model": saved_model.read}
