@@ -111,7 +111,8 @@ def _table(listing: Listing) -> Table:
 
 def _json(record: CheckpointRecord) -> dict[str, Any]:
     created_at = finite_json({"created_at": record.created_at})
-    return {**asdict(record), **created_at, "metrics": finite_json(record.metrics)}
+    numbers = {"metrics": finite_json(record.metrics), "best": finite_json(record.best)}
+    return {**asdict(record), **created_at, **numbers}
 
 
 def _row(record: CheckpointRecord, *, newest: bool) -> tuple[str, ...]:

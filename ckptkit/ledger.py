@@ -65,6 +65,8 @@ class Ledger:
         self._every = EveryNSecs(keep_every_secs) if keep_every_secs else None
         self._policy = policy
         self._modes = modes or {}
+        # By name and sequence: what was read and was not what was written, in this process or in one before it.
+        self._doubted: set[tuple[str, int]] = set()
         self._records: dict[str, CheckpointRecord] = {}
         self._active: dict[str, float] = {}
         self._state: StateFile | None = None  # as it was read or written last
@@ -100,6 +102,13 @@ class Ledger:
         return self._best_of(self.records)
 
     @property
+    def found_damaged(self) -> dict[str, int]:
+        """What the next commit has to tell those who come after: sequences of the damaged, by name."""
+        # No listing shows it, and they will not read what is not the newest any more. Every younger manifest tells it:
+        # where all of these are gone, the damaged one is the newest again, and is read again.
+        return {r.name: r.sequence for r in self.records if (r.name, r.sequence) in self._doubted}
+
+    @property
     def next_sequence(self) -> int:
         """The number of the next commit."""
         # What cannot be read now may be read again, and may be newer than all that can.
@@ -123,6 +132,7 @@ class Ledger:
         # What a restore has found inside the data no listing tells.
         self.damaged = {r.name: known[r.name, r.sequence] for r in self.records if (r.name, r.sequence) in known}
         self.damaged.update(listing.damaged)
+        self._doubted.update(told for record in self.records for told in record.found_damaged.items())
         self._find_best_values()
         self.run_id = next((record.run_id for record in reversed(self.records) if record.run_id), self.run_id)
         if listing.state is not None and listing.state == self._state:
@@ -163,6 +173,15 @@ class Ledger:
         self.damaged[name] = reason
         self._find_best_values()
 
+    def doubt(self, record: CheckpointRecord) -> None:
+        """Enter that a checkpoint was read and is damaged: from now on no sound one is deleted in its favour.
+
+        It is still what it is called, the newest or the best, for somebody may bring its files back.
+        """
+        if record.prefix in self._records:  # else it is of another directory
+            self._doubted.add((record.name, record.sequence))
+        self._find_best_values()
+
     def take_out_superfluous(self, now: float) -> list[CheckpointRecord]:
         """Take out of the ledger, and return, what nothing keeps; oldest first."""
         gone = []
@@ -193,7 +212,7 @@ class Ledger:
         records = [self._records[prefix] for prefix in self._active]
         # A damaged one stays as if it were not; but it takes nobody's place, least of all that of the best.
         keep = frozenset().union(
-            *((policy or All()).keep(KeepContext(each, now)) for each in (records, self._sound(records)))
+            *((policy or All()).keep(KeepContext(each, now)) for each in (records, self._undoubted(records)))
         )
         return [record for record in records[:-1] if record.prefix not in keep]
 
@@ -206,6 +225,9 @@ class Ledger:
     def _sound(self, records: Iterable[CheckpointRecord]) -> list[CheckpointRecord]:
         return [record for record in records if record.name not in self.damaged]
 
+    def _undoubted(self, records: Iterable[CheckpointRecord]) -> list[CheckpointRecord]:
+        return [each for each in self._sound(records) if (each.name, each.sequence) not in self._doubted]
+
     def _best_of(self, records: Iterable[CheckpointRecord]) -> CheckpointRecord | None:
         assert self.best_policy is not None
         return best_record(records, self.best_policy.monitor, self.best_policy.mode)
@@ -213,8 +235,8 @@ class Ledger:
     def _find_best_values(self) -> None:
         # Those of a checkpoint that was pruned live on in the manifests of later ones. But where one is damaged nobody
         # knows whose they are: then what is still there counts alone, and a save too many is better than none.
-        measured = [record.metrics for record in self._sound(self.records)]
-        remembered = [] if self.damaged else [record.best for record in self.records]
+        measured = [record.metrics for record in self._undoubted(self.records)]
+        remembered = [] if self.damaged or self.found_damaged else [record.best for record in self.records]
         self.best_values = best_values(*measured, *remembered, modes=self._modes)
 
     def _is_own(self, name: str) -> bool:

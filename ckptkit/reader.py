@@ -122,12 +122,16 @@ class Reader:
 
     @contextmanager
     def _opened(self, record: CheckpointRecord) -> Iterator[CheckpointFile]:
-        """Open a checkpoint, and keep it from being deleted by our own saves while it is read."""
+        """Open a checkpoint, and keep it from being deleted by our own saves while it is read; remember its damage."""
         with self._lock:
             self._ledger.being_read.append(record.name)
         try:
             with CheckpointFile(record.prefix) as file:
                 yield file
+        except CheckpointDamagedError:
+            with self._lock:
+                self._ledger.doubt(record)
+            raise
         finally:
             with self._lock:
                 self._ledger.being_read.remove(record.name)

@@ -69,6 +69,8 @@ class Manifest:
     ``sequence`` counts commits in one directory, so that order does not hang on clocks or on step numbers.
     ``files`` maps each file's name, relative to the directory, to its size in bytes. ``best`` has the best value so far
     of each metric that ranks checkpoints, ``config`` what the run was configured with, as JSON has it.
+    ``found_damaged`` has the sequences of older checkpoints, by name, whose files look right and whose content was read
+    before this commit and was not what was written.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Manifest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    found_damaged: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     tensors: tuple[TensorInfo, ...] = ()
@@ -100,6 +103,7 @@ class Manifest:
             "metrics": finite_json(self.metrics),
             "best": finite_json(self.best),
             "config": dict(self.config),
+            "found_damaged": dict(self.found_damaged),
             "created_at": self.created_at,
             "files": dict(self.files),
             "index_crc32c": self.index_crc32c,
@@ -146,6 +150,7 @@ class Manifest:
                 metrics=_numbers(raw, "metrics"),
                 best=_numbers(raw, "best"),
                 config=_typed(raw, "config", dict) if "config" in raw else {},
+                found_damaged=_counts(raw, "found_damaged") if "found_damaged" in raw else {},
                 versions={str(k): str(v) for k, v in _typed(raw, "versions", dict).items()},
                 seconds={name: _finite(value) for name, value in _numbers(raw, "seconds").items()},
                 tensors=tuple(_tensor(row) for row in _typed(raw, "tensors", list)),
@@ -200,6 +205,7 @@ class CheckpointRecord:
         metrics: What was measured at that very moment, empty where nothing was.
         best: The best value so far of each metric that ranks checkpoints.
         config: What the run was configured with, empty where that is not known.
+        found_damaged: Sequences of older checkpoints, by name, that had been read before and were damaged inside.
         created_at: Seconds since the Epoch, from ``time.time()``.
         size_bytes: Size of all its files.
         sequence: Its place in the order of commits; 0 for a foreign one.
@@ -214,6 +220,7 @@ class CheckpointRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    found_damaged: Mapping[str, int] = field(default_factory=dict)
     created_at: float = 0.0
     size_bytes: int = 0
     sequence: int = 0
@@ -236,6 +243,7 @@ class CheckpointRecord:
             metrics=dict(manifest.metrics),
             best=dict(manifest.best),
             config=dict(manifest.config),
+            found_damaged=dict(manifest.found_damaged),
             created_at=manifest.created_at,
             size_bytes=sum(manifest.files.values()),
             sequence=manifest.sequence,
@@ -325,6 +333,11 @@ def _count(raw: Mapping[str, Any], key: str) -> int:
     if value > _MAX_COUNT:
         raise ValueError(f"field {key!r} is beyond 64 bits")
     return int(value)
+
+
+def _counts(raw: Mapping[str, Any], key: str) -> dict[str, int]:
+    counts = _typed(raw, key, dict)
+    return {name: _count(counts, name) for name in counts}
 
 
 def _file_name(name: str) -> str:

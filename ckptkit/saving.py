@@ -138,6 +138,7 @@ class SaveJob:
                 index_crc32c=checksum,
                 run_id=self._ledger.run_id,
                 best=self._ledger.best_with(self._facts["metrics"]),
+                found_damaged=self._ledger.found_damaged,
                 versions={"tensorflow": tf.__version__, "keras": keras.__version__},
                 tensors=tuple(
                     TensorInfo(

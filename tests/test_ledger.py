@@ -264,6 +264,49 @@ def test_where_one_is_damaged_the_best_value_is_that_of_what_is_left():
     assert book.best_values == {"loss": 1.0}
     book.note_damage("ckpt-2", "a bit has flipped")
     assert (book.damaged, book.best_values) == ({"ckpt-2": "a bit has flipped"}, {"loss": 2.0})
+    again = Ledger("ckpt", 9, None, None, 0.0, {"loss": "min"})
+    again.adopt(Listing((*book.records, record(3, found_damaged={"ckpt-2": 2}))), 0.0)
+    assert (again.damaged, again.best_values) == ({}, {"loss": 2.0})
+
+
+@settings(deadline=None, max_examples=200)
+@given(histories(), max_to_keeps, policies, st.sets(st.integers(1, 12)))
+def test_a_process_for_each_commit_keeps_what_one_for_all_would_whichever_are_damaged(
+    records, max_to_keep, policy, damaged
+):
+    def commit(book, record):
+        newest = book.latest
+        if newest is not None and newest.step in damaged:  # it is what a run would go on from, so it was read
+            book.doubt(newest)
+        return add_and_tidy(book, [dataclasses.replace(record, found_damaged=book.found_damaged)])
+
+    one = ledger(max_to_keep, policy=policy)
+    listing = Listing()
+    for each in records:
+        another = ledger(max_to_keep, policy=policy)
+        another.adopt(listing, each.created_at)
+        assert commit(another, each) == commit(one, each)
+        listing = Listing(another.records, state=another.state_file())
+    assert listing.records == one.records
+
+
+def test_a_damaged_checkpoint_of_another_directory_is_not_taken_for_our_own():
+    book = ledger()
+    book.adopt(Listing((record(1), record(2))), 0.0)
+    book.doubt(dataclasses.replace(record(1), prefix="elsewhere/ckpt-1"))
+    assert book.found_damaged == {}
+    book.doubt(record(1))
+    assert book.found_damaged == {"ckpt-1": 1}
+
+
+def test_what_was_found_damaged_is_told_until_it_is_saved_again_or_gone():
+    book = ledger(9)
+    book.adopt(Listing((record(1), record(2), record(3, found_damaged={"ckpt-1": 1, "ckpt-2": 2, "ckpt-0": 0}))), 0.0)
+    assert book.found_damaged == {"ckpt-1": 1, "ckpt-2": 2}
+    book.add(record(2, sequence=4))
+    assert book.found_damaged == {"ckpt-1": 1}
+    book.adopt(Listing((record(3, found_damaged={"ckpt-1": 1}), record(2, sequence=4))), 0.0)
+    assert book.found_damaged == {}
 
 
 # The directory, read ----------------------------------------------------------------------------------------------

@@ -440,6 +440,10 @@ def test_a_checkpoint_whose_table_of_tensors_is_spoilt_is_found_out_at_the_resto
         manager_of(value, tmp_path).restore(2)
 
 
+def spoil(data):
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+
+
 def test_a_best_that_is_found_to_be_damaged_gives_its_place_to_the_next_but_is_not_replaced_when_asked_for(
     value, tmp_path
 ):
@@ -449,8 +453,7 @@ def test_a_best_that_is_found_to_be_damaged_gives_its_place_to_the_next_but_is_n
     manager = opened(2)
     for step, loss in ((1, 0.5), (2, 0.1)):
         manager.save(step, metrics={"loss": loss})
-    data = tmp_path / "ckpt-2.data-00000-of-00001"
-    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    spoil(tmp_path / "ckpt-2.data-00000-of-00001")
     manager = opened(1)
     assert manager.restore().step == 1
     manager.save(3, metrics={"loss": 0.6})
@@ -459,6 +462,48 @@ def test_a_best_that_is_found_to_be_damaged_gives_its_place_to_the_next_but_is_n
         manager.restore("best")
     manager.save(2, metrics={"loss": 0.1})
     assert manager.restore("best").step == 2
+
+
+@pytest.mark.parametrize("file", ["ckpt-2.data-00000-of-00001", "ckpt-2.index"])
+def test_what_one_process_has_found_damaged_pushes_out_no_sound_best_in_those_after_it(value, tmp_path, file):
+    def opened(max_to_keep):
+        return manager_of(value, tmp_path, max_to_keep, preservation_policy=Best("loss", "min"))
+
+    manager = opened(2)
+    for step, loss in ((1, 0.5), (2, 0.1)):
+        manager.save(step, metrics={"loss": loss})
+    spoil(tmp_path / file)
+    for newest, step in ((1, 3), (3, 4), (4, 5), (5, 6)):  # a life each: it does not read what the one before it left
+        with opened(1) as manager:
+            assert manager.restore().step == newest
+            manager.save(step, metrics={"loss": 0.6})
+    assert steps(manager) == [1, 2, 5, 6]  # the sound best, the damaged, the one resumed from, the newest
+    assert opened(1).restore(1).step == 1
+
+
+def test_a_best_that_was_asked_for_by_name_and_is_damaged_pushes_no_sound_one_out(value, tmp_path):
+    manager = manager_of(value, tmp_path, 1, preservation_policy=Best("loss", "min") | Latest(3))
+    for step, loss in ((1, 0.5), (2, 0.1), (3, 0.6)):
+        manager.save(step, metrics={"loss": loss})
+    spoil(tmp_path / "ckpt-2.data-00000-of-00001")
+    manager = manager_of(value, tmp_path, 1, preservation_policy=Best("loss", "min"))
+    with pytest.raises(ckptkit.CheckpointDamagedError, match=r"ckpt-2.* is damaged"):
+        manager.restore("best")
+    manager.save(4, metrics={"loss": 0.7})
+    assert steps(manager) == [1, 2, 4]
+
+
+def test_a_damaged_best_that_was_brought_back_is_the_best_again(value, tmp_path):
+    manager = manager_of(value, tmp_path, preservation_policy=Best("loss", "min") | Latest(9))
+    for step, loss in ((1, 0.5), (2, 0.1)):
+        manager.save(step, metrics={"loss": loss})
+    spoil(tmp_path / "ckpt-2.data-00000-of-00001")
+    manager = manager_of(value, tmp_path, preservation_policy=Best("loss", "min") | Latest(9))
+    assert manager.restore().step == 1
+    manager.save(3, metrics={"loss": 0.6})
+    spoil(tmp_path / "ckpt-2.data-00000-of-00001")
+    again = manager_of(value, tmp_path, preservation_policy=Best("loss", "min") | Latest(9))
+    assert (again.best_record.step, again.restore("best").step) == (2, 2)
 
 
 def test_what_a_save_cost_is_told_in_all_and_in_one_line(value, tmp_path, caplog):

@@ -55,6 +55,7 @@ def manifests(draw):
         metrics=draw(metrics),
         best=draw(metrics),
         config=draw(st.dictionaries(st.text(), strict_json, max_size=3)),
+        found_damaged=draw(st.dictionaries(st.text(), counts, max_size=3)),
         versions=draw(st.dictionaries(st.text(), st.text())),
         seconds=draw(st.dictionaries(st.text(), floats)),
         tensors=tuple(draw(st.lists(tensors, max_size=3))),
@@ -83,6 +84,7 @@ def valid(**changes):
         metrics={"loss": 0.5},
         best={"loss": 0.25},
         config={"max_to_keep": 3},
+        found_damaged={"ckpt-5": 2},
         versions={"tensorflow": "2.21.0"},
         seconds={"written": 0.1},
         tensors=(TensorInfo("kernel", "float32", (2, 5), 40),),
@@ -221,14 +223,18 @@ def test_a_manifest_of_a_newer_format_is_told_from_one_of_none(found, newer):
     assert isinstance(caught.value, NewerManifestError) is newer
 
 
-@pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", "epoch", "batch", "config")])
+OPTIONAL = ("epoch", "batch", "config", "found_damaged")
+
+
+@pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", *OPTIONAL)])
 def test_a_missing_field_is_named(field):
     with pytest.raises(ManifestError, match=f"^no field '{field}'$"):
         Manifest.from_json(json.dumps(valid(**{field: ...})))
 
 
-def test_a_manifest_of_before_configurations_were_stored_has_none():
-    assert Manifest.from_json(json.dumps(valid(config=...))).config == {}
+@pytest.mark.parametrize("field", ["config", "found_damaged"])
+def test_a_manifest_of_before_a_field_was_stored_has_none_of_it(field):
+    assert getattr(Manifest.from_json(json.dumps(valid(**{field: ...}))), field) == {}
 
 
 @pytest.mark.parametrize("field", ["epoch", "batch"])
@@ -257,6 +263,9 @@ def test_a_manifest_without_epoch_or_batch_has_none(field):
         ({"metrics": {"loss": "low"}}, "could not convert string to float: 'low'"),
         ({"metrics": {"loss": None}}, "NoneType"),
         ({"best": {"loss": [1]}}, "unhashable"),
+        ({"found_damaged": ["ckpt-5"]}, "^field 'found_damaged' is a list$"),
+        ({"found_damaged": {"ckpt-5": "2"}}, "^field 'ckpt-5' is a str$"),
+        ({"found_damaged": {"ckpt-5": -2}}, "^field 'ckpt-5' is negative: -2$"),
         ({"seconds": {"written": 10**400}}, "too large"),
         ({"versions": "2.21"}, "^field 'versions' is a str$"),
         ({"run_id": None}, "^field 'run_id' is a NoneType$"),
@@ -508,6 +517,7 @@ def test_a_record_says_what_its_manifest_says():
         metrics={"loss": 0.5},
         best={"loss": 0.25},
         config={"max_to_keep": 3},
+        found_damaged={"ckpt-5": 2},
         created_at=1.5,
         size_bytes=42,
         sequence=3,

@@ -9,9 +9,14 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
+import ckptkit
+from ckptkit.held import Held
+from ckptkit.preservation import Best
+from ckptkit.store import Store
 from tests.conftest import ROOT
-from tests.soak import rot
+from tests.soak import life, rot
 from tests.soak.expected import Expected
 from tests.soak.faults import OPERATIONS, Fault, Faults
 from tests.soak.plan import Plan
@@ -31,14 +36,14 @@ def told(*commits, resumed=None):
 
 def test_the_newest_the_best_and_the_one_resumed_from_must_stay():
     assert told((1, None), (2, 0.5), (3, 0.1), (4, None), (5, 0.1), (6, 0.2), (7, None)).steps == (3, 6, 7)
-    life = told((1, None), (2, None))
-    life.resumed(1)
+    run = told((1, None), (2, None))
+    run.resumed(1)
     for step in (3, 4, 5):
-        life.committed(step, None)
-    assert life.steps == (1, 4, 5)
-    life.resumed(5)
-    life.committed(6, None)
-    assert life.steps == (5, 6)
+        run.committed(step, None)
+    assert run.steps == (1, 4, 5)
+    run.resumed(5)
+    run.committed(6, None)
+    assert run.steps == (5, 6)
 
 
 def test_a_checkpoint_that_is_committed_again_is_the_newest():
@@ -65,8 +70,58 @@ def test_of_a_damaged_newest_the_one_before_will_do_until_a_commit():
     assert (expected.steps, expected.to_resume_from) == ((1, 3), (3,))
 
 
+def test_the_best_that_is_sound_must_stay_in_every_life_after_a_better_one_has_rotted():
+    expected = told((1, 0.5), (2, 0.1))
+    expected.rotted()
+    for step in range(3, 8):
+        expected.resumed(expected.steps[-1])
+        expected.committed(step, 0.6)
+    assert expected.steps == (1, 6, 7)
+
+
 def test_nothing_to_resume_from_is_a_start_from_nothing():
     assert told().to_resume_from == (None,)
+
+
+@pytest.fixture
+def observed(monkeypatch):
+    """Be a life that is observed, until the test is over; return what it tells."""
+    told = []
+    for owner, names in (
+        (Store, ("lock", "write_state", "delete", "commit", "committed")),
+        (ckptkit.CheckpointManager, ("save", "restore", "close")),
+        (Held, ("write",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))  # as it is, to be put back
+    life.observe(lambda **facts: told.append(facts))
+    return told
+
+
+@pytest.mark.parametrize("operation", ["rmdir", "fsync"])
+def test_a_commit_is_told_though_what_follows_it_fails(tmp_path, observed, monkeypatch, operation):
+    value = tf.Variable(1.0)
+    policy = Best(life.MONITOR, "min")
+    manager = ckptkit.CheckpointManager(tf.train.Checkpoint(model=value), tmp_path, 1, preservation_policy=policy)
+    monkeypatch.setattr(life, "facts_of", lambda *arguments: {})
+    manager.save(1, state={}, metrics={life.MONITOR: 0.5})
+    rename, real = os.rename, getattr(os, operation)
+
+    def fail(*arguments, **named):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def rename_manifest(source, target):
+        rename(source, target)
+        if os.fspath(target) == str(tmp_path / "ckpt-2.manifest.json"):
+            monkeypatch.setattr(os, operation, fail)
+
+    monkeypatch.setattr(os, "rename", rename_manifest)
+    with pytest.raises(ckptkit.CheckpointSaveError, match="failed after its commit"):
+        manager.save(2, state={}, metrics={life.MONITOR: 0.7})
+    monkeypatch.setattr(os, operation, real)
+    manager.save(3, state={}, metrics={})
+    commits = [(line["committed"], line["metrics"]) for line in observed if "committed" in line]
+    assert commits == [(1, {life.MONITOR: 0.5}), (2, {life.MONITOR: 0.7}), (3, {})]
 
 
 # What befalls a life --------------------------------------------------------------------------------------------------

@@ -191,7 +191,15 @@ def observe(tell, before_save=lambda: None):
         tell(at="committed", committed=record.step, metrics=dict(record.metrics))
         return record
 
-    Store.commit = told_commit
+    committed = Store.committed
+
+    def told_committed(*arguments, **named):
+        record = committed(*arguments, **named)
+        if record is not None:  # its save has failed, but after the commit: it counts as any other
+            tell(at="committed", committed=record.step, metrics=dict(record.metrics))
+        return record
+
+    Store.commit, Store.committed = told_commit, told_committed
 
 
 def facts_of(manager, step, state):
