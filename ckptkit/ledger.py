@@ -168,11 +168,6 @@ class Ledger:
         self.damaged.pop(record.name, None)
         self._find_best_values()
 
-    def note_damage(self, name: str, reason: str) -> None:
-        """Enter what was found wrong with a checkpoint when it was read."""
-        self.damaged[name] = reason
-        self._find_best_values()
-
     def doubt(self, record: CheckpointRecord) -> None:
         """Enter that a checkpoint was read and is damaged: from now on no sound one is deleted in its favour.
 

@@ -106,7 +106,7 @@ class Reader:
                 if which != "latest":
                     raise
                 _log.warning("%s Falling back to the one before it.", error)
-                self._ledger.note_damage(record.name, str(error))
+                self._ledger.damaged[record.name] = str(error)
         raise nothing_to_restore(self._ledger, self._store.directory)
 
     def _restored(self, record: CheckpointRecord, strict: bool, before: Before | None) -> restoring.Pending:

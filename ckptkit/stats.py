@@ -307,9 +307,8 @@ def _longer(boundaries: Iterable[float], save: _Save, usual: float) -> float:
         longer = end - begin - usual
         # Of a step the save can only hold up the part in which it was under way. A gap compares false.
         most = min(end, save.finished) - max(begin, save.began)
-        if (
-            most > 0 and longer - most <= usual
-        ):  # steps vary; one that is beside the mark by more was held up by something else
+        # Steps vary: one that is beside the mark by more than a step takes was held up by something else.
+        if most > 0 and longer - most <= usual:
             total += min(longer, most)
     return max(total, 0.0)
 

@@ -87,6 +87,11 @@ def test_a_step_loses_no_more_to_a_save_than_the_save_was_there_and_nothing_if_i
     assert training.steps(1, USUAL - 0.125 + held_up).lost == lost
 
 
+def test_steps_before_a_save_are_none_of_its_doing_nor_its_gain():
+    training = Training().steps(9).begin(1).steps(4).begin(2).steps(1, USUAL + 0.5).finish(2).steps(1)
+    assert training.lost == 0.5
+
+
 def test_the_costs_of_the_last_saves_are_known_one_by_one():
     training = Training().steps(9)
     for step in range(1, 8):
