@@ -143,7 +143,9 @@ class Ledger:
             return
         self._state = listing.state
         if listing.state is None:
-            self._active = {r.prefix: r.created_at for r in self.records if self._is_own(r.name)}
+            # What is foreign nobody has listed: it may be restored, and is not ours to delete.
+            own = [record for record in self.records if self._is_own(record.name) and not record.foreign]
+            self._active = {record.prefix: record.created_at for record in own}
             return
         self._preserved_at = min(listing.state.last_preserved_timestamp, now)  # the clock may have gone back
         listed = dict(_times(listing.state))

@@ -312,11 +312,12 @@ def test_what_was_found_damaged_is_told_until_it_is_saved_again_or_gone():
 # The directory, read ----------------------------------------------------------------------------------------------
 
 
-def test_without_a_state_file_all_of_our_own_name_are_managed():
+def test_without_a_state_file_all_that_we_have_committed_under_our_name_are_managed():
     book = ledger(1)
-    book.adopt(Listing((record(1), record(2), foreign(3), record(4, name="other-4"))), 100.0)
-    assert active_steps(book) == [1, 2, 3]
-    assert steps(book.take_out_superfluous(100.0)) == [1, 2]
+    book.adopt(Listing((foreign(1), record(2), record(3), record(4, name="other-4"))), 100.0)
+    assert active_steps(book) == [2, 3]
+    assert steps(book.take_out_superfluous(100.0)) == [2]
+    assert steps(book.records) == [1, 3, 4]
 
 
 def test_a_state_file_says_which_are_managed():

@@ -531,7 +531,7 @@ def test_strict_false_restores_the_rest_and_says_what_it_skipped(
     save(tmp_path, **saved, common=[1.0])
     checkpoint = variables(**live, common=[5.0])
     before = {name: getattr(checkpoint, name).numpy().tolist() for name in live}
-    CheckpointManager(checkpoint, tmp_path, None).restore(strict=False)
+    CheckpointManager(checkpoint, tmp_path, None, durable=False).restore(strict=False)
     assert checkpoint.common.numpy().tolist() == [1.0]
     same = {name: value for name, value in live.items() if saved.get(name) == value and name == "kernel"}
     assert {name: getattr(checkpoint, name).numpy().tolist() for name in live} == {**before, **same}
@@ -550,7 +550,7 @@ def test_a_save_after_a_restore_with_strict_false_goes_through(
 
 def test_a_restore_that_fits_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, a=[1.0])
-    CheckpointManager(variables(a=[2.0]), tmp_path, None).restore()
+    CheckpointManager(variables(a=[2.0]), tmp_path, None, durable=False).restore()
     assert caplog.records == []
 
 
