@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ckptkit.errors import CheckpointError
 from ckptkit.manager import CheckpointManager
-from ckptkit.preemption import Preempted, PreemptionRequest, PreemptionWatch
+from ckptkit.preemption import Preempted, PreemptionWatch
 
 __all__ = ["leave"]
 
@@ -43,18 +43,17 @@ def leave(
     """
     assert watch.request is not None
     try:
-        is_done = _save_in_time(watch.request, watch.grace_secs, manager, step, save)
+        is_done = _save_in_time(watch, manager, step, save)
         newest = manager.latest_checkpoint
         if not is_done:
             manager.let_go(watch.code)
-        if is_done and manager.saved_step == step:
+        if is_done and (manager.saved_step or 0) == step:
             _log.warning("%s: leaving at step %d. %s", watch.request.cause, step, _stands(newest))
         else:
-            is_late = watch.request.secs_left(watch.grace_secs) == 0
-            why = f" within {watch.grace_secs:g} s" if is_late else ""
+            why = f" within {watch.grace_secs:g} s" if watch.secs_left == 0 else ""
             _log.error("%s: leaving at step %d, not saved%s. %s", watch.request.cause, step, why, _stands(newest))
     finally:
-        watch.end(is_heeded=True)
+        watch.heed()
     preempted = Preempted(watch.code, watch.request.cause, step, newest)
     if watch.raised is not None:
         raise watch.raised from preempted
@@ -62,8 +61,7 @@ def leave(
 
 
 def _save_in_time(
-    request: PreemptionRequest,
-    grace_secs: float | None,
+    watch: PreemptionWatch,
     manager: CheckpointManager,
     step: int,
     save: Callable[[tf.train.CheckpointOptions], object] | None,
@@ -72,7 +70,7 @@ def _save_in_time(
 
     def is_done() -> bool:
         try:
-            return manager.wait_until_finished(request.secs_left(grace_secs))
+            return manager.wait_until_finished(watch.secs_left)
         except CheckpointError as error:
             _log.error("%s", error)
             return is_done()
@@ -80,7 +78,7 @@ def _save_in_time(
     # What is under way first: it may be this step, or fail, and there is no place for three.
     if not is_done():
         return False
-    if save is None or manager.saved_step == step or request.secs_left(grace_secs) == 0:
+    if save is None or manager.saved_step == step or watch.secs_left == 0:
         return True
     try:
         save(tf.train.CheckpointOptions(enable_async=True))  # whatever the manager does: there is a limit to the wait

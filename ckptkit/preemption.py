@@ -65,10 +65,6 @@ class PreemptionRequest:
     cause: str
     came_at: float
 
-    def secs_left(self, grace_secs: float | None) -> float | None:
-        """Return what is left of a time of grace, at least 0; None if there is no limit to it."""
-        return None if grace_secs is None else max(0.0, self.came_at + grace_secs - time.monotonic())
-
 
 class PreemptionWatch:
     """Notes the first signal that comes while something is running.
@@ -93,7 +89,7 @@ class PreemptionWatch:
         self.raised: BaseException | None = None
         self._signals = tuple(signals)
         self._is_running: Callable[[FrameType | None], bool] = _nothing_is
-        self._is_watching = False
+        self._is_watching = self._is_heeded = False
         self._previous: dict[int, Any] = {}
         self._reference = weakref.ref(self, _watches.discard)
 
@@ -108,7 +104,7 @@ class PreemptionWatch:
         """
         self.end()
         self.request = self.raised = None
-        self._is_running, self._is_watching = is_running, True
+        self._is_running, self._is_watching, self._is_heeded = is_running, True, False
         _watches.add(self._reference)
         if self._signals and not _in_main_thread():
             _log.warning(
@@ -122,12 +118,10 @@ class PreemptionWatch:
         for name in self._signals:
             self._install(name)
 
-    def end(self, *, is_heeded: bool = False) -> None:
+    def end(self) -> None:
         """Watch no longer, and put back the handlers that were there, but for those that were replaced meanwhile.
 
-        Args:
-            is_heeded: Whether the run leaves as it was told to. If not, a signal that came goes where it would have
-                gone without us.
+        A signal that came and was not heeded goes where it would have gone without us.
         """
         if not self._is_watching:
             return
@@ -138,8 +132,21 @@ class PreemptionWatch:
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, previous)
-        if self.request is not None and not is_heeded:
+        if self.request is not None and not self._is_heeded:
             self._hand_on(self.request.cause)
+
+    def heed(self) -> None:
+        """Watch no longer, for the run leaves as it was told to; so do those around it, a loop around a fit."""
+        for watch in _watching():
+            watch._is_heeded = True
+        self.end()
+
+    @property
+    def secs_left(self) -> float | None:
+        """What is left of the time of grace, at least 0; None if there is no limit to it."""
+        if self.request is None or self.grace_secs is None:
+            return None
+        return max(0.0, self.request.came_at + self.grace_secs - time.monotonic())
 
     def note(self, cause: str) -> None:
         """Note that the run is to end, unless that is known."""
@@ -195,10 +202,12 @@ def request_preemption() -> None:
         >>> threading.Timer(3600, ckptkit.request_preemption).start()
         >>> model.fit(x, y, epochs=1000, callbacks=[ckptkit.TrainingCheckpoint("runs/digits")])
     """
-    for reference in tuple(_watches):
-        watch = reference()
-        if watch is not None:
-            watch.note("request_preemption")
+    for watch in _watching():
+        watch.note("request_preemption")
+
+
+def _watching() -> list[PreemptionWatch]:
+    return [watch for watch in (reference() for reference in tuple(_watches)) if watch is not None]
 
 
 def _end_those_of_the_past(number: int) -> None:
