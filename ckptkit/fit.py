@@ -167,9 +167,9 @@ class BeforeAll(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Complete the logs of the first epoch."""
         if logs is not None and not self._logs.keys() & logs.keys():
-            rest = dict(logs)
+            completed = sorted((self._logs | logs).items())  # the order that Keras brings logs into
             logs.clear()
-            logs.update(self._logs | rest)
+            logs.update(completed)
         self._logs = {}
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:

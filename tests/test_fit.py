@@ -197,10 +197,11 @@ def test_logs_are_completed_before_any_callback_sees_them_and_only_where_there_a
             seen.append(dict(logs))
 
     callbacks = keras.callbacks.CallbackList([Sees()])
-    BeforeAll(None, {"loss": np.float32(0.5)}, lambda: None).join(callbacks)
+    BeforeAll(None, {"loss": np.float32(0.5), "accuracy": 0.75}, lambda: None).join(callbacks)
     callbacks.on_epoch_end(0, {"val_loss": 0.25})
     callbacks.on_epoch_end(1, {"val_loss": 0.25})
     BeforeAll(None, {"loss": 0.5}, lambda: None).join(callbacks)
     callbacks.on_epoch_end(2, {"loss": 1.0})
-    assert seen == [{"loss": 0.5, "val_loss": 0.25}, {"val_loss": 0.25}, {"loss": 1.0}]
+    assert seen == [{"accuracy": 0.75, "loss": 0.5, "val_loss": 0.25}, {"val_loss": 0.25}, {"loss": 1.0}]
+    assert list(seen[0]) == ["accuracy", "loss", "val_loss"], "as Keras orders them"
     assert type(seen[0]["loss"]) is float
