@@ -91,7 +91,7 @@ class PreemptionWatch:
         self._is_running: Callable[[FrameType | None], bool] = _nothing_is
         self._is_watching = self._is_heeded = False
         self._previous: dict[int, Any] = {}
-        self._reference = weakref.ref(self, _watches.discard)
+        self._reference: weakref.ref[PreemptionWatch] | None = None
 
     def begin(self, is_running: Callable[[FrameType | None], bool]) -> None:
         """Watch from now on.
@@ -105,6 +105,7 @@ class PreemptionWatch:
         self.end()
         self.request = self.raised = None
         self._is_running, self._is_watching, self._is_heeded = is_running, True, False
+        self._reference = weakref.ref(self, _watches.discard)
         _watches.add(self._reference)
         if self._signals and not _in_main_thread():
             _log.warning(
@@ -126,7 +127,8 @@ class PreemptionWatch:
         if not self._is_watching:
             return
         self._is_watching, self._is_running = False, _nothing_is
-        _watches.discard(self._reference)
+        if self._reference is not None:
+            _watches.discard(self._reference)
         if not _in_main_thread():  # our handlers are there, and hand on what comes
             return
         for number, previous in self._previous.items():

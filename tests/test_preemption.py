@@ -120,22 +120,20 @@ def test_the_handler_that_was_there_is_called_at_each_signal_and_put_back_at_the
 
 
 def test_what_the_handler_that_was_there_raises_is_kept_and_the_first_of_several(watching):
-    errors = [SystemExit(3), KeyError("later")]
+    first, later = SystemExit(3), KeyError("later")
+    errors = [later, first]
 
     def raises(number, frame):
-        raise errors[len(seen)] if not seen.append(number) else None
+        raise errors.pop()
 
-    seen, before = [], signal.getsignal(TERM)
-    errors.insert(0, None)
-    signal.signal(TERM, raises)
+    before = signal.signal(TERM, raises)
     watch = watching("SIGTERM")
     send(TERM)
     send(TERM)
-    assert seen == [TERM, TERM]
-    assert watch.raised is errors[1]
+    assert errors == []
+    assert watch.raised is first
     watch.heed()
-    assert signal.getsignal(TERM) is raises
-    signal.signal(TERM, before)
+    assert signal.signal(TERM, before) is raises
 
 
 def test_ctrl_c_raises_nothing_while_it_is_watched(watching):
@@ -144,8 +142,7 @@ def test_ctrl_c_raises_nothing_while_it_is_watched(watching):
     send(signal.SIGINT)
     assert (watch.request.cause, watch.raised) == ("SIGINT", None)
     watch.heed()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_a_handler_that_was_installed_meanwhile_stays_and_what_it_hands_on_goes_through(watching, script):
@@ -163,16 +160,14 @@ def test_a_handler_that_was_installed_meanwhile_stays_and_what_it_hands_on_goes_
     signal.signal(TERM, watch._previous[TERM])
 
 
-def test_a_handler_that_python_did_not_install_is_left_and_it_is_said(watching, monkeypatch, caplog):
-    install = signal.signal
-    monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: pytest.fail("it could not be put back"))
-    watch = watching("SIGTERM")
+def test_a_handler_that_python_did_not_install_is_left_and_it_is_said(watching, monkeypatch, caplog, script):
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "getsignal", lambda number: None)  # what Python says of such a handler
+        watch = watching("SIGTERM")
     assert "SIGTERM: not watched, for its handler was not installed by Python" in caplog.text
     assert "ckptkit.request_preemption()" in caplog.text
-    watch.heed()
-    monkeypatch.undo()
-    assert signal.signal is install
+    send(TERM)
+    assert (script, watch.request) == (["SIGTERM"], None)
 
 
 # What is not running any more -----------------------------------------------------------------------------------------
@@ -296,13 +291,15 @@ def test_a_watch_that_ends_in_another_thread_hands_on_what_comes_to_its_handler(
 
 
 def test_a_watch_without_signals_says_nothing_and_is_forgotten_with_its_owner(caplog):
-    watch = PreemptionWatch([])
-    in_a_thread(lambda: watch.begin(lambda frame: True))
-    assert caplog.messages == []
-    gone = weakref.ref(watch)
-    del watch
+    def begin():
+        watch = PreemptionWatch([])
+        watch.begin(lambda frame: True)
+        gone.append(weakref.ref(watch))
+
+    gone = []
+    in_a_thread(begin)
     gc.collect()
-    assert gone() is None
+    assert (gone[0](), caplog.messages) == (None, [])
     request_preemption()
 
 
