@@ -81,7 +81,8 @@ class BackgroundWriter:
             exit_code: What the process ends with, at once, if the script has ended and a job has not.
         """
         self._is_let_go = True
-        threading.Thread(target=self._end_with_the_script, args=(exit_code,), daemon=True).start()
+        # As Python's own wait for such threads is: what is registered later is called first.
+        threading._register_atexit(self._end_at_once, exit_code)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Let the thread end when all jobs are done; a later job starts another one."""
@@ -104,8 +105,7 @@ class BackgroundWriter:
         for error in self.take_errors():
             _log.error("%s", error)
 
-    def _end_with_the_script(self, exit_code: int) -> None:
-        threading.main_thread().join()
+    def _end_at_once(self, exit_code: int) -> None:
         if self._is_let_go and self.is_running:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):  # closed, perhaps, or nobody listens any more

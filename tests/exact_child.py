@@ -40,7 +40,7 @@ class Killer(keras.callbacks.Callback):
     def _happens(self, event):
         self.left -= event == self.event
         if self.left == 0 and event == self.event:
-            os.kill(os.getpid(), self.signal)
+            signal.raise_signal(self.signal)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._happens("epoch_begin")

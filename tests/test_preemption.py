@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import pickle
 import signal
 import sys
@@ -51,7 +50,7 @@ def watching():
 
 
 def send(number):
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)  # to this thread: one to the process may come some instructions later
 
 
 # What it notes --------------------------------------------------------------------------------------------------------
@@ -208,7 +207,7 @@ def test_a_run_inside_of_another_tells_both_and_both_put_back_what_was_there(wat
 
 
 UNHEEDED = """
-import logging, os, signal, sys
+import logging, signal, sys
 from ckptkit.preemption import PreemptionWatch
 logging.basicConfig()
 how = sys.argv[1]
@@ -217,7 +216,7 @@ if how == "raises":
 outer, watch = PreemptionWatch(["SIGTERM"]), PreemptionWatch(["SIGTERM"])
 outer.begin(lambda frame: True)
 watch.begin(lambda frame: True)
-os.kill(os.getpid(), signal.SIGTERM)
+signal.raise_signal(signal.SIGTERM)
 print("noted", flush=True)
 if how == "heeded":
     watch.heed()
