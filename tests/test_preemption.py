@@ -189,12 +189,15 @@ def test_whether_it_is_running_is_asked_of_the_frame_that_is_interrupted(watchin
 
 
 def test_a_watch_that_begins_takes_the_place_of_one_whose_run_ended_unnoticed(watching, script):
-    running = [True]
-    first = watching("SIGTERM", is_running=lambda frame: running[0])
-    running[0] = False
-    second = watching("SIGTERM")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    first = watching("SIGTERM", "SIGINT", is_running=lambda frame: False)
+    second = watching("SIGTERM", "SIGINT")
     send(TERM)
-    assert (first.request, second.request.cause, script) == (None, "SIGTERM", ["SIGTERM"])
+    send(signal.SIGINT)
+    assert (first.request, second.request.cause, second.raised) == (None, "SIGTERM", None)
+    assert script == ["SIGTERM"]
+    second.heed()
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_a_run_inside_of_another_tells_both_and_both_put_back_what_was_there(watching, script):
@@ -204,6 +207,14 @@ def test_a_run_inside_of_another_tells_both_and_both_put_back_what_was_there(wat
     assert (outer.request.cause, inner.request.cause, script) == ("SIGTERM", "SIGTERM", ["SIGTERM"])
     inner.heed()
     outer.end()
+    assert script == ["SIGTERM"]
+
+
+def test_a_handler_that_has_seen_a_signal_is_not_called_again_when_the_run_ends_without_heeding_it(watching, script):
+    watch = watching("SIGTERM")
+    send(TERM)
+    watch.end()
+    assert script == ["SIGTERM"]
 
 
 UNHEEDED = """
