@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ckptkit.export.architecture import model_from_json, model_from_yaml, model_to_json, model_to_yaml
     from ckptkit.loop import TrainingLoop
     from ckptkit.manager import CheckpointManager
+    from ckptkit.preemption import Preempted, request_preemption
     from ckptkit.records import CheckpointRecord
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ _HOME = {
     "DirectoryLockedError": "errors",
     "ExportError": "errors",
     "ExportOnCompletion": "completion",
+    "Preempted": "preemption",
     "ReadOnlyError": "errors",
     "RunConfig": "config",
     "TrainingCheckpoint": "callbacks",
@@ -74,6 +76,7 @@ _HOME = {
     "policies": "policies",
     "preservation": "preservation",
     "publish_version": "artifacts",
+    "request_preemption": "preemption",
     "save_architecture": "artifacts",
     "save_model": "artifacts",
     "save_weights": "artifacts",
@@ -93,6 +96,7 @@ __all__ = [
     "DirectoryLockedError",
     "ExportError",
     "ExportOnCompletion",
+    "Preempted",
     "ReadOnlyError",
     "RunConfig",
     "TrainingCheckpoint",
@@ -109,6 +113,7 @@ __all__ = [
     "policies",
     "preservation",
     "publish_version",
+    "request_preemption",
     "save_architecture",
     "save_model",
     "save_weights",

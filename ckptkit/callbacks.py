@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,17 +33,22 @@ from ckptkit.fit import (
     dataset_of,
     disarm,
     epoch_iterator,
+    epoch_logs,
     find_callback,
     first_epoch,
+    runs_in_fit,
     validation_data,
     validation_input,
 )
 from ckptkit.fit_callbacks import refuse_rivals, validate
 from ckptkit.fit_inputs import FitInputs
 from ckptkit.fit_place import STATE, Place, fits_of
+from ckptkit.held import Held
+from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.policies import OnImprovement, SavePolicy
+from ckptkit.preemption import PreemptionWatch
 from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
@@ -80,6 +86,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         mode: ``"min"`` or ``"max"``; may be left out for a loss, and for a metric of Keras that says it itself.
         preservation_policy: What else to keep, from ``ckptkit.preservation``.
         resume: False starts afresh, and refuses a directory that holds checkpoints.
+        save_on_preemption: Whether a signal makes ``fit`` save at the next batch, of training or validation, wait until
+            that is durable, and leave with ``ckptkit.Preempted``, which ends a script that does not catch it. In
+            another thread than the main one ``ckptkit.request_preemption()`` takes the signal's place.
+        preemption_signals: Which signals: SIGUSR1 where SLURM sends it, SIGINT for Ctrl-C. Handlers that are there
+            are called when it comes, and put back when ``fit`` ends.
+        grace_secs: How long after the signal the process is left alone; a save that takes longer is given up, and the
+            checkpoint before it stands. None for as long as it takes.
+        preemption_code: Exit code of the script then: 143 is what a scheduler sees of a process that SIGTERM ended.
         async_save: Whether training goes on while files are written.
         durable: Whether files are flushed to the disk before a checkpoint counts as saved.
         on_save_error: ``"raise"`` at the next step, or ``"warn"`` to log a failed save and train on.
@@ -111,6 +125,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         mode: str | None = None,
         preservation_policy: PreservationPolicy | None = None,
         resume: bool = True,
+        save_on_preemption: bool = True,
+        preemption_signals: Sequence[str | signal.Signals] = ("SIGTERM",),
+        grace_secs: float | None = None,
+        preemption_code: int = 143,
         async_save: bool = True,
         durable: bool = True,
         on_save_error: str = "raise",
@@ -129,6 +147,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             mode=mode,
             preservation_policy=preservation_policy,
             resume=resume,
+            save_on_preemption=save_on_preemption,
+            preemption_signals=preemption_signals,
+            grace_secs=grace_secs,
+            preemption_code=preemption_code,
             async_save=async_save,
             durable=durable,
             on_save_error=on_save_error,
@@ -147,6 +169,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._fits: tuple[FitState, ...] = ()  # the calls of fit before this one
         self._now = FitState()
         self._put_back: Callable[[], None] | None = None
+        self._watch = PreemptionWatch(
+            [str(each) for each in self._options.preemption_signals],
+            grace_secs=self._options.grace_secs,
+            code=self._options.preemption_code,
+        )
+        self._held: Held | None = None  # as the validation that is under way has found it
         self._place = Place()
         self._resumed_from: CheckpointRecord | None = None
         self._step = self._epochs_first_step = 0
@@ -188,6 +216,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._list, epochs = callback_list(frame), epoch_iterator(frame)
         refuse_rivals(self, self._list.callbacks)
         disarm(self._list, self)
+        if self._options.save_on_preemption:
+            self._watch.begin(runs_in_fit(frame))
         objects = {"model": self.model}
         if self.model.optimizer is not None:
             objects["optimizer"] = self.model.optimizer
@@ -218,7 +248,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             _ORDER,
             on_train_begin=self._after_begin,
             on_epoch_end=self._after_epoch,
-            on_test_begin=self._before_validation,
             on_train_end=self._after_training,
         ).join(self._list)
 
@@ -230,6 +259,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     # Between and after -----------------------------------------------------------------------------------------------
 
     def _after_begin(self) -> None:
+        assert self._list is not None
+        BeforeAll(
+            self,
+            self._now.logs,
+            self._forget_initial_epoch,
+            on_test_begin=self._before_validation,
+            on_test_end=self._release,
+        ).join(self._list)
         if self._resumed_from is None:
             return
         # The others have reset themselves by now.
@@ -242,7 +279,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self.model._initial_epoch = self.params["epochs"]
             return
         self.model._initial_epoch = self._now.epoch  # last of all, for nothing may go wrong before fit reads it
-        BeforeAll(self, self._now.logs, self._forget_initial_epoch).join(self._list)
         if self._now.batch:
             self._put_back = self.manager.hold()
 
@@ -251,6 +287,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.model._initial_epoch = None
 
     def _before_epoch(self) -> None:
+        if self._step == self.manager.saved_step:
+            self._heed(self._step)  # else there is a step to be done first
         if self._put_back is None:
             return
         # The epoch had begun already: what its beginning has changed, from metrics to the learning rate, is put back.
@@ -258,17 +296,29 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._put_back = None
         self._others.put_back(self._now.callbacks)
         randomness.reinstate(self._now.random)
+        if self._now.validating and self._now.stops(self.params["epochs"]):
+            self.model.stop_training = True
 
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
         self._step = self._epochs_first_step + batch
         self._metrics = {}
+        self._heed(self._step, batch, lambda: self._state(batch, logs()))
         self.manager.maybe_save(
             self._step, epoch=self._now.epoch, batch=batch, state=lambda: self._state(batch, logs())
         )
 
     def _before_validation(self) -> None:
+        """Hold everything as it is, before other callbacks and the validation itself change any of it."""
         assert self._inputs is not None
-        self._inputs.begin_validation(validation_input(self.model))
+        self._inputs.begin_validation(validation_input(self.model), self._heed_in_validation)
+        if self._options.save_on_preemption:
+            self._held = self.manager.take(self._state(self._inputs.batches_done, epoch_logs(), validating=True))
+            self._heed_in_validation()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     def _after_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
         assert self._inputs is not None
@@ -281,6 +331,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if due or (is_last and self._options.final_save):
             self._save()
+        self._heed(self._step, 0, lambda: self._state(0))
         if metrics:
             self.manager.require_monitors(metrics, epoch + 1, is_complete=True, is_validated=self._is_validated)
 
@@ -289,11 +340,47 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.manager.wait_until_finished()
         if self._options.final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
             self._save()
+            self.manager.wait_until_finished()
+        self._heed(self._step, 0, lambda: self._state(0))
+        self._watch.end()
         self.manager.close()
         self._fits = self._passed((*self._fits, self._now if self._place.is_over else self._fit_state(0)))
         self._others.let_go()
         finished_fits.note(self.directory, self.model, fits=len(self._fits))
         self._inputs = self._list = self._put_back = None  # the data need not live as long as we do
+
+    # Preemption ------------------------------------------------------------------------------------------------------
+
+    def _heed(self, step: int, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None) -> None:
+        """Save and leave, if that was asked for; without a state nothing is saved."""
+        if self._watch.request is None:
+            return
+
+        def save(options: tf.train.CheckpointOptions) -> None:
+            assert state is not None
+            at = self._now.epoch
+            self.manager.save(step, False, options, metrics=self._metrics, epoch=at, batch=batch, state=state())
+
+        self._leave(step, None if state is None else save)
+
+    def _heed_in_validation(self) -> None:
+        if self._watch.request is None:
+            return
+        assert self._inputs is not None
+        batch = self._inputs.batches_done
+        step = self._epochs_first_step + batch
+
+        def save(options: tf.train.CheckpointOptions) -> None:
+            self.manager.save(step, False, options, epoch=self._now.epoch, batch=batch, held=self._held)
+
+        self._leave(step, save)
+
+    def _leave(self, step: int, save: Callable[[tf.train.CheckpointOptions], None] | None) -> None:
+        try:
+            leave(self._watch, self.manager, step, save)
+        finally:
+            self._release()
+            self.manager.close()
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
@@ -340,7 +427,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if not place.is_over:
             place.require_epoch(initial_epoch, record)
             fit_model.compare(place.now.model, self.model, record.prefix)
-            self._inputs.compare(place.now.inputs, batch=place.now.batch)
+            self._inputs.compare(place.now.inputs, batch=0 if place.now.validating else place.now.batch)
 
     def _begin_where_it_was(self) -> None:
         self._put_back = None
@@ -353,7 +440,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._inputs.leave_behind(at.inputs)
             _log.warning("nothing to train: %s", self._place.why_over(record, self.params["epochs"]))
             return
-        self._inputs.move_to(at.inputs, batch=at.batch)
+        self._inputs.move_to(at.inputs, batch=at.batch, is_all=at.validating)
         if at.batch and fit_model.has_other_metrics(at.model, self.model):
             self.model.reset_metrics()
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
@@ -396,7 +483,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Return what is kept of fits that are over."""
         return tuple(replace(fit.when_over(), callbacks=self._others.without_weights(fit.callbacks)) for fit in fits)
 
-    def _fit_state(self, batch: int, logs: Mapping[str, Any] | None = None) -> FitState:
+    def _fit_state(self, batch: int, logs: Mapping[str, Any] | None = None, *, validating: bool = False) -> FitState:
         assert self._inputs is not None
         history = self._history
         return FitState(
@@ -404,17 +491,18 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             batch=batch,
             history={} if history is None else {name: list(values) for name, values in history.history.items()},
             epochs=() if history is None else tuple(history.epoch),
-            stopped=bool(self.model.stop_training) and batch == 0,
+            stopped=bool(self.model.stop_training) and (batch == 0 or validating),
+            validating=validating,
             logs=logs or {},
             random=randomness.capture(),
             callbacks=self._others.take(),
-            inputs=self._inputs.save(batch),
+            inputs=self._inputs.save(0 if validating else batch),
             asked=self.params["epochs"],
             model=fit_model.facts_of(self.model),
         )
 
-    def _state(self, batch: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return RunState((*self._fits, self._fit_state(batch, logs))).to_values(STATE)
+    def _state(self, batch: int, logs: Mapping[str, Any] | None = None, *, validating: bool = False) -> dict[str, Any]:
+        return RunState((*self._fits, self._fit_state(batch, logs, validating=validating))).to_values(STATE)
 
     def _save(self) -> None:
         state = self._state(0)

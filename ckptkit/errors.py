@@ -11,6 +11,8 @@ CheckpointError
 ├── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
 ├── ArtifactError             (ValueError)         an artifact cannot be loaded: damaged, unknown, or without its code
 └── ConfigError               (ValueError)         a file of options, or a configuration, that cannot be meant
+
+Beside the tree stands :class:`ckptkit.Preempted` (SystemExit): a run was told to end and leaves, which is no error.
 """
 
 from __future__ import annotations

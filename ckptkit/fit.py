@@ -16,6 +16,7 @@ keras/src/callbacks/callback_list.py of Keras 3.15; tests/test_fit.py fails if t
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
@@ -32,8 +33,10 @@ __all__ = [
     "callback_list",
     "disarm",
     "epoch_iterator",
+    "epoch_logs",
     "find_callback",
     "first_epoch",
+    "runs_in_fit",
     "validation_data",
     "validation_input",
 ]
@@ -98,27 +101,56 @@ def validation_input(model: keras.Model) -> Any:
     return getattr(model, "_eval_epoch_iterator", None)
 
 
+def runs_in_fit(frame: FrameType | None) -> Callable[[FrameType | None], bool]:
+    """Return what says of a frame whether this very ``fit`` has called it, through however many others.
+
+    Args:
+        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
+    """
+    fit = None if frame is None else frame.f_back
+    epochs = weakref.ref(epoch_iterator(frame))
+    code = None if fit is None else fit.f_code
+
+    def runs(at: FrameType | None) -> bool:
+        ours = epochs()
+        while at is not None and ours is not None:
+            if at.f_code is code and at.f_locals.get("epoch_iterator") is ours:
+                return True
+            at = at.f_back
+        return False
+
+    return runs
+
+
 def find_callback(callbacks: keras.callbacks.CallbackList, kind: type[Any]) -> Any:
     """Return the first callback of a class, None if there is none."""
     return next((callback for callback in callbacks.callbacks if isinstance(callback, kind)), None)
 
 
 class BeforeAll(keras.callbacks.Callback):
-    """Stands before every other callback in the first epoch after a resume.
+    """Runs hooks before those of every other callback.
 
     Args:
         owner: Who wants it.
-        logs: What the last train step returned; it goes into the epoch's logs where there are none because it had no
-            step left to do.
-        on_epoch_begin: A hook.
+        logs: What the last train step before a resume returned; it goes into the logs of the first epoch where there
+            are none because it had no step left to do.
+        on_epoch_begin, on_test_begin, on_test_end: The hooks.
     """
 
     def __init__(
-        self, owner: object, logs: Mapping[str, Any] | None = None, on_epoch_begin: Callable[[], None] = lambda: None
+        self,
+        owner: object,
+        logs: Mapping[str, Any] | None = None,
+        on_epoch_begin: Callable[[], None] = lambda: None,
+        *,
+        on_test_begin: Callable[[], None] = lambda: None,
+        on_test_end: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.owner = owner
         self._epoch_begin = on_epoch_begin
+        self._test_begin = on_test_begin
+        self._test_end = on_test_end
         self._logs = {
             name: np.asarray(value).item() if np.ndim(value) == 0 else value for name, value in (logs or {}).items()
         }
@@ -135,10 +167,18 @@ class BeforeAll(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Complete the logs of the first epoch."""
         if logs is not None and not self._logs.keys() & logs.keys():
-            rest = dict(logs)
+            completed = sorted((self._logs | logs).items())  # the order that Keras brings logs into
             logs.clear()
-            logs.update(self._logs | rest)
+            logs.update(completed)
         self._logs = {}
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Run the hook."""
+        self._test_begin()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Run the hook."""
+        self._test_end()
 
 
 class AfterAll(keras.callbacks.Callback):
@@ -147,7 +187,7 @@ class AfterAll(keras.callbacks.Callback):
     Args:
         owner: Who wants it.
         order: Of several at the end of a list, the lower comes first.
-        on_train_begin, on_epoch_end, on_test_begin, on_train_end: The hooks.
+        on_train_begin, on_epoch_end, on_train_end: The hooks.
     """
 
     def __init__(
@@ -157,7 +197,6 @@ class AfterAll(keras.callbacks.Callback):
         *,
         on_train_begin: Callable[[], None] = lambda: None,
         on_epoch_end: Callable[[int, dict[str, Any]], None] = lambda epoch, logs: None,
-        on_test_begin: Callable[[], None] = lambda: None,
         on_train_end: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
@@ -165,7 +204,6 @@ class AfterAll(keras.callbacks.Callback):
         self.order = order
         self._train_begin = on_train_begin
         self._epoch_end = on_epoch_end
-        self._test_begin = on_test_begin
         self._train_end = on_train_end
         self._list: keras.callbacks.CallbackList | None = None
 
@@ -183,10 +221,6 @@ class AfterAll(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Run the hook."""
         self._epoch_end(epoch, logs or {})
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Run the hook."""
-        self._test_begin()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Run the hook and leave the list, which a user may pass to another ``fit``."""
@@ -228,18 +262,31 @@ class InputHooks:
         self._before_epoch = before_epoch
         self._before_step = before_step
         self._skip = 0
+        self._is_all_done = False  # in the epoch that comes next
         self._begun = (0, 0)  # batches with and without the last step
         epochs._get_iterator = lambda: position
         epochs._enumerate_iterator = self._steps
 
-    def skip(self, batches: int) -> None:
-        """Begin the next epoch behind so many batches; the position is moved there as well."""
-        self._skip = batches
+    def skip(self, batches: int, *, is_all: bool = False) -> None:
+        """Begin the next epoch behind so many batches; the position is moved there as well.
+
+        Args:
+            batches: Batches done.
+            is_all: Whether the next epoch has no more of them: it ends at once, and its data are not asked.
+        """
+        self._skip, self._is_all_done = batches, is_all
+
+    @property
+    def is_all_done(self) -> bool:
+        """Whether the next epoch, or the one that begins just now, has no batches left."""
+        return self._is_all_done
 
     @property
     def batches_done(self) -> int:
         """Batches of the newest epoch that are done, at its end."""
         begun, done = self._begun
+        if begun == done:
+            return done  # all were, before a resume
         batches = self._epochs.num_batches
         if self._epochs._current_iterator is None and batches is not None:
             return done  # the data had run out when the last step was begun
@@ -253,6 +300,9 @@ class InputHooks:
     def _steps(self) -> Iterator[tuple[int, int, Any]]:
         skip, self._skip = self._skip, 0
         self._before_epoch()
+        if self._is_all_done:
+            self._is_all_done, self._begun = False, (skip, skip)
+            return
         first = True
         for begin, end, iterator in type(self._epochs)._enumerate_iterator(self._epochs):
             if begin < skip:
@@ -273,10 +323,19 @@ def dataset_of(epochs: Any) -> Iterable[Any]:
     return epochs._get_iterator()  # type: ignore[no-any-return]
 
 
+def epoch_logs() -> Mapping[str, Any]:
+    """Return the logs of the epoch whose validation ``fit`` has begun, without those of the validation."""
+    return _local_of_fit("epoch_logs")
+
+
 def _logs_of_caller() -> Mapping[str, Any]:
     """Return the logs of the last step: a local variable of ``fit``, which is asking for the next one."""
+    return _local_of_fit("logs")
+
+
+def _local_of_fit(name: str) -> Mapping[str, Any]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and "training_logs" not in frame.f_locals:
         frame = frame.f_back
-    logs = None if frame is None else frame.f_locals.get("logs")
+    logs = None if frame is None else frame.f_locals.get(name)
     return logs if isinstance(logs, Mapping) else {}

@@ -87,12 +87,13 @@ class FitInputs:
             self._compare(saved["train"], batch)
             self._train.compare(saved["train"], saved["train"]["state"])
 
-    def move_to(self, saved: Mapping[str, Any], *, batch: int) -> None:
+    def move_to(self, saved: Mapping[str, Any], *, batch: int, is_all: bool = False) -> None:
         """Let the next epoch begin where :meth:`save` was called.
 
         Args:
             saved: What it returned.
             batch: Batches done in the epoch.
+            is_all: Whether these are all of them. The place is then the one of the epoch after.
         """
         place = saved.get("train")
         if place is None:
@@ -100,7 +101,7 @@ class FitInputs:
         if self._epochs._num_batches is None and self._train.is_like(place):
             self._epochs._num_batches = place["counted"]  # by Keras, in the first epoch
         self._train.move_to(place, place["state"])
-        self._hooks.skip(batch)
+        self._hooks.skip(batch, is_all=is_all)
         _replay_hooks(_py_dataset(self._epochs), place, at_end=0)
         self._saved_validation = saved.get("validation")
         if self._saved_validation is not None and self._is_shared:
@@ -116,12 +117,17 @@ class FitInputs:
             if isinstance(self._validate_on, tf.data.Dataset):
                 self._past_validation.leave_behind(saved["validation"])
 
-    def begin_validation(self, epochs: Any) -> None:
-        """Get into the loop over the validation data, as soon as Keras has made it."""
+    def begin_validation(self, epochs: Any, before_step: Callable[[], None]) -> None:
+        """Get into the loop over the validation data, as soon as Keras has made it.
+
+        Args:
+            epochs: Keras' epoch iterator of this validation.
+            before_step: Called between two steps of any validation.
+        """
         if epochs is None or self._validation is not None:
             return
         self._validation = _position(epochs, "validation data", **self._options)
-        InputHooks(epochs, self._validation)
+        InputHooks(epochs, self._validation, before_step=lambda batch, logs: before_step())
         if self._saved_validation is not None:
             saved = self._saved_validation
             self._validation.move_to(saved, saved["state"], is_caught_up=self._is_shared)
@@ -137,8 +143,18 @@ class FitInputs:
 
     def _begin(self) -> None:
         self._before_epoch()
-        if not self._hooks.goes_on:
+        if self._hooks.is_all_done:
+            self._catch_up()
+        elif not self._hooks.goes_on:
             self._train.prepare()
+
+    def _catch_up(self) -> None:
+        """Come to the end of an epoch whose batches are all done, as far as a validation may see it."""
+        if self._train.is_under_way:  # one stream over all epochs
+            self._epochs._current_iterator = iter(self._train)
+            self._epochs._steps_seen = self._train.drawn
+        else:
+            self._train.catch_up()
 
     def _compare(self, place: Mapping[str, Any], batch: int) -> None:
         before, now, per_call = place["per_epoch"], self._epochs.num_batches, self._epochs.steps_per_execution

@@ -124,6 +124,16 @@ class InputPosition:
             self._begin_with(place.get("begun_with", {}))
         self._before = {"random": randomness.capture(), "variables": self._variables()}
 
+    def catch_up(self) -> None:
+        """Bring the shuffles to where :meth:`move_to` was told, for another input that shares them and comes first."""
+        self.prepare()
+        self._is_prepared, self._is_caught_up = False, True
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the next iterator is to go on behind some batches."""
+        return self._pending is not None and self._pending[0]["drawn"] > 0
+
     @property
     def drawn(self) -> int:
         """Batches drawn from the newest iterator, those before a resume included."""

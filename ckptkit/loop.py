@@ -8,14 +8,19 @@ for step, batch in loop:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import tensorflow as tf
 
 from ckptkit import randomness
 from ckptkit.errors import CheckpointMismatchError, CheckpointNotFoundError
 from ckptkit.input_position import InputPosition
+from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
+from ckptkit.preemption import PreemptionWatch
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import pack, unpack
 
@@ -36,6 +41,9 @@ class TrainingLoop:
     last save is taken when the loop ends. Leaving it early with ``break`` takes none: iterating again goes back to the
     newest checkpoint, and is an error if there is none.
 
+    A signal, by default SIGTERM, makes the loop save when the body has done its step, wait until that is durable, and
+    leave with ``ckptkit.Preempted``, which ends a script that does not catch it.
+
     Args:
         manager: Saves and restores; its checkpoint holds model, optimizer and whatever else the loop needs.
         dataset: A ``tf.data.Dataset``, or any iterable that yields the same batches every time it is gone over.
@@ -47,6 +55,11 @@ class TrainingLoop:
             on with the first batches. ``"auto"`` takes the best that is exact; the first save logs which one it is.
         max_input_state_bytes: Most bytes that an iterator's state, shuffle buffers included, may take in a checkpoint.
         final_save: Whether a last save is taken when the loop ends.
+        save_on_preemption: Whether a signal makes the loop save and leave.
+        preemption_signals: Which signals; see :class:`TrainingCheckpoint`.
+        grace_secs: How long after the signal the process is left alone; a save that takes longer is given up, and the
+            checkpoint before it stands. None for as long as it takes.
+        preemption_code: Exit code of the script then.
 
     Attributes:
         step: Steps done since the start of the run.
@@ -73,6 +86,10 @@ class TrainingLoop:
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
         final_save: bool = True,
+        save_on_preemption: bool = True,
+        preemption_signals: Sequence[str | signal.Signals] = ("SIGTERM",),
+        grace_secs: float | None = None,
+        preemption_code: int = 143,
     ) -> None:
         if not isinstance(manager, CheckpointManager):
             raise TypeError(f"manager must be a ckptkit.CheckpointManager, got {type(manager).__name__}.")
@@ -85,10 +102,17 @@ class TrainingLoop:
         for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
             if not (value is None and name == "steps_per_epoch") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        options: dict[str, Any] = {
+            "input_state": input_state,
+            "max_input_state_bytes": max_input_state_bytes,
+            "final_save": final_save,
+            "save_on_preemption": save_on_preemption,
+            "preemption_signals": preemption_signals,
+            "grace_secs": grace_secs,
+            "preemption_code": preemption_code,
+        }
         rules = TrainingCheckpointOptions.rules()
-        rules["input_state"].take("input_state", input_state)
-        rules["max_input_state_bytes"].take("max_input_state_bytes", max_input_state_bytes)
-        rules["final_save"].take("final_save", final_save)
+        options = {name: rules[name].take(name, value) for name, value in options.items()}
         self.manager = manager
         self.step = self.epoch = self.batch = 0
         self.resumed_from: CheckpointRecord | None = None
@@ -98,6 +122,10 @@ class TrainingLoop:
         self._steps_per_epoch = steps_per_epoch
         self._iterator: Iterator[Any] | None = None
         self._final_save = final_save
+        self._is_watched = save_on_preemption
+        self._watch = PreemptionWatch(
+            options["preemption_signals"], grace_secs=options["grace_secs"], code=options["preemption_code"]
+        )
         self._said = False
         self._metrics: dict[str, float] = {}
 
@@ -109,12 +137,18 @@ class TrainingLoop:
     def validation(self) -> Iterator[Any]:
         """Go over the second dataset; what it has shuffled goes on after a resume.
 
+        A signal that tells the run to end lets it come to its end first: nobody knows how much of its step the body
+        has done. Only when ``grace_secs`` are over is it left between two batches, and nothing saved.
+
         Raises:
             ValueError: There is none.
+            Preempted: The time of grace is over.
         """
         if self._validation is None:
             raise ValueError("this loop has no second dataset: pass it as TrainingLoop(..., validation=dataset).")
         for batch in self._validation:
+            if self._watch.secs_left == 0:
+                leave(self._watch, self.manager, self.step)
             self._validation.drew(1)
             yield batch
 
@@ -123,13 +157,21 @@ class TrainingLoop:
         self._metrics = {name: float(value) for name, value in metrics.items()}
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        self._restore()
-        while self.epoch < self._epochs:
-            yield from self._one_epoch()
-        self.manager.wait_until_finished()
-        if self._final_save and self.step != self.manager.saved_step:  # that of the last epoch may have failed
-            self._save(self._state())
+        if self._is_watched:
+            self._watch.begin(lambda frame: True)
+        try:
+            self._restore()
+            if self.step == (self.manager.saved_step or 0):
+                self._heed()  # else there is a step to be done first
+            while self.epoch < self._epochs:
+                yield from self._one_epoch()
             self.manager.wait_until_finished()
+            if self._final_save and self.step != self.manager.saved_step:  # that of the last epoch may have failed
+                self._save(self._state())
+                self.manager.wait_until_finished()
+            self._heed(self._state)
+        finally:
+            self._watch.end()
 
     def _one_epoch(self) -> Iterator[tuple[int, Any]]:
         if self._iterator is None:
@@ -141,13 +183,15 @@ class TrainingLoop:
             yield self.step, batch
             self.step += 1
             self.batch += 1
-            due = self.manager.save_policy is not None and self.manager.is_due(
-                self.step, epoch=self.epoch, metrics=self._metrics
+            due = self._watch.request is not None or (
+                self.manager.save_policy is not None
+                and self.manager.is_due(self.step, epoch=self.epoch, metrics=self._metrics)
             )
             # Before the next batch is drawn: the position that is saved must be the one the variables have seen.
             state = self._state() if due else {}
             batch = self._next()
             if batch is not _END and due:
+                self._heed(lambda: state)  # noqa: B023  it is called at once
                 self._save(state)
         self._end_epoch(due)
 
@@ -157,6 +201,7 @@ class TrainingLoop:
         self.epoch, self.batch = self.epoch + 1, 0
         if self._steps_per_epoch is None:  # else it is one stream over all epochs
             self._iterator = None
+        self._heed(self._state)
         if self.manager.is_due(self.step, epoch=self.epoch, metrics=self._metrics) or due:
             self._save(self._state())
         if self._metrics:
@@ -181,8 +226,17 @@ class TrainingLoop:
             self._said = True
         return pack({**state, "random": randomness.capture()}, _STATE)
 
-    def _save(self, state: dict[str, Any]) -> None:
-        self.manager.save(self.step, False, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state)
+    def _save(self, state: dict[str, Any], options: tf.train.CheckpointOptions | None = None) -> None:
+        self.manager.save(
+            self.step, False, options, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state
+        )
+
+    def _heed(self, state: Callable[[], dict[str, Any]] | None = None) -> None:
+        """Save and leave, if that was asked for; without a state nothing is saved."""
+        if self._watch.request is None:
+            return
+        save = None if state is None else lambda options: self._save(state(), options)
+        leave(self._watch, self.manager, self.step, save)
 
     def _restore(self) -> None:
         states = []

@@ -31,6 +31,7 @@ from ckptkit.errors import (
     ReadOnlyError,
 )
 from ckptkit.finding import best_of
+from ckptkit.held import Held
 from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
 from ckptkit.monitors import modes_of, require_measured
@@ -218,8 +219,9 @@ class CheckpointManager:
         epoch: int | None = None,
         batch: int | None = None,
         state: Mapping[str, Any] | None = None,
+        held: Held | None = None,
     ) -> str | None:
-        """Save the objects as they are now.
+        """Save the objects as they are now, or as they were.
 
         Args:
             checkpoint_number: Number in the file name; an int, or a scalar integer variable or tensor. None takes the
@@ -230,6 +232,7 @@ class CheckpointManager:
             epoch: Epochs done.
             batch: Batches done in the epoch that follows.
             state: Further values to store, bytes, arrays or tensors by name; :meth:`state` reads them back.
+            held: What :meth:`take` has returned, to be saved in place of what is there now.
 
         Returns:
             The checkpoint's prefix; None if the interval says that it is too early, or if it failed and
@@ -261,6 +264,7 @@ class CheckpointManager:
             number,
             {"epoch": epoch, "batch": batch, "metrics": measured, "config": self.config},
             state=state,
+            held=held,
             in_background=in_background,
             callbacks=callbacks,
             begin=lambda: (
@@ -269,6 +273,16 @@ class CheckpointManager:
             ),
         )
         return os.path.join(self._directory, f"{self._name}-{number}") if is_saved else None
+
+    def take(self, state: Mapping[str, Any] | None = None) -> Held:
+        """Return all values as they are now, for a :meth:`save` that may come later; nothing is copied.
+
+        What is changed meanwhile takes its memory twice: ``release()`` lets go of the values where no save comes.
+
+        Args:
+            state: Further values to store.
+        """
+        return self._saver.hold(state)
 
     def maybe_save(
         self,
@@ -385,13 +399,27 @@ class CheckpointManager:
             self._saver.writer.wait()
             raise
 
-    def wait_until_finished(self) -> None:
+    def wait_until_finished(self, timeout_secs: float | None = None) -> bool:
         """Wait until every save is committed.
+
+        Args:
+            timeout_secs: How long to wait at the most; None for as long as it takes.
+
+        Returns:
+            False if the time ran out.
 
         Raises:
             CheckpointSaveError: One of them failed; raised once.
         """
-        self._saver.wait()
+        return self._saver.wait(timeout_secs)
+
+    def let_go(self, exit_code: int) -> None:
+        """Wait no more for the saves under way, neither here nor when the interpreter ends: the disk may hang.
+
+        Args:
+            exit_code: What the process ends with, at once, if the script has ended and a save has not.
+        """
+        self._saver.writer.let_go(exit_code)
 
     def sync(self) -> None:
         """Wait until every save is committed; TensorFlow's name for :meth:`wait_until_finished`."""

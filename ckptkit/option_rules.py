@@ -12,6 +12,7 @@ import math
 import numbers
 import operator
 import os
+import signal
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +22,15 @@ from ckptkit.policies import EverySteps, SavePolicy
 from ckptkit.policy_text import read_frequency, read_policy
 
 __all__ = [
+    "EXIT_CODE",
     "FILE_NAME",
     "FLAG",
     "FREQUENCY",
     "HOURS",
     "METRIC",
     "PATH",
+    "SECS",
+    "SIGNALS",
     "Rule",
     "one_of",
     "policy_of",
@@ -136,6 +140,23 @@ def _is_whole(value: Any, least: int) -> bool:
         return False
 
 
+def _is_secs(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return value is None or (is_number and 0 < value < math.inf)
+
+
+def _are_signals(value: Any) -> bool:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return is_list and all(_name_of(each) is not None for each in value)
+
+
+def _name_of(each: Any) -> str | None:
+    """Return the name of a signal that a program may handle, None for anything else."""
+    name = each.name if isinstance(each, signal.Signals) else each
+    is_known = isinstance(name, str) and name in signal.Signals.__members__
+    return name if is_known and name not in ("SIGKILL", "SIGSTOP") else None
+
+
 def _is_frequency(value: Any) -> bool:
     return isinstance(value, (str, SavePolicy)) or _is_whole(value, 1)
 
@@ -153,6 +174,21 @@ HOURS = Rule(
     "must be a number of hours of at least 0, or None",
     _is_hours,
     lambda value: None if value is None else float(value),
+)
+SECS = Rule(
+    "must be a number of seconds of more than 0, or None",
+    _is_secs,
+    lambda value: None if value is None else float(value),
+)
+EXIT_CODE = Rule(
+    "must be an exit code, a whole number from 0 to 255",
+    lambda value: _is_whole(value, 0) and value <= 255,
+    operator.index,
+)
+SIGNALS = Rule(
+    'must be a list of signals that a program can handle, such as ["SIGTERM", "SIGUSR1"]',
+    _are_signals,
+    lambda value: tuple(map(_name_of, value)),
 )
 METRIC = Rule(
     "must be a metric's name, or None", lambda value: value is None or (isinstance(value, str) and value != "")

@@ -9,6 +9,7 @@ TrainingCheckpoint(**options.arguments())
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
@@ -16,12 +17,15 @@ from typing import Any, ClassVar
 from ckptkit.combinators import Combinable
 from ckptkit.export.names import FILES
 from ckptkit.option_rules import (
+    EXIT_CODE,
     FILE_NAME,
     FLAG,
     FREQUENCY,
     HOURS,
     METRIC,
     PATH,
+    SECS,
+    SIGNALS,
     Rule,
     one_of,
     policy_of,
@@ -129,6 +133,10 @@ class TrainingCheckpointOptions(Options):
     mode: str | None = field(default=None, metadata=_by(_MODE))
     preservation_policy: PreservationPolicy | None = field(default=None, metadata=_by(policy_of(PreservationPolicy)))
     resume: bool = field(default=True, metadata=_by(FLAG))
+    save_on_preemption: bool = field(default=True, metadata=_by(FLAG))
+    preemption_signals: Sequence[str | signal.Signals] = field(default=("SIGTERM",), metadata=_by(SIGNALS))
+    grace_secs: float | None = field(default=None, metadata=_by(SECS))
+    preemption_code: int = field(default=143, metadata=_by(EXIT_CODE))
     async_save: bool = field(default=True, metadata=_by(FLAG))
     durable: bool = field(default=True, metadata=_by(FLAG))
     on_save_error: str = field(default="raise", metadata=_by(_ON_ERROR))

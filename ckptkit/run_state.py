@@ -44,7 +44,9 @@ class FitState:
         history: ``History.history``, a list a metric.
         epochs: ``History.epoch``, the numbers of the epochs in it.
         stopped: Whether a callback had set ``model.stop_training``.
-        logs: What the last train step returned, by name; empty at an epoch's end.
+        validating: Whether these batches are all of the epoch, and its validation has begun; the places in the data
+            are those of the next epoch.
+        logs: What the last train step returned, or the epoch before its validation, by name; empty at an epoch's end.
         random: State of the global random number generators.
         callbacks: State of the other callbacks, by name.
         inputs: Places in the training and validation data, by ``train`` and ``validation``.
@@ -57,6 +59,7 @@ class FitState:
     history: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     epochs: Sequence[int] = ()
     stopped: bool = False
+    validating: bool = False
     logs: Mapping[str, Any] = field(default_factory=dict)
     random: Mapping[str, Any] = field(default_factory=dict)
     callbacks: Mapping[str, Any] = field(default_factory=dict)
@@ -65,11 +68,12 @@ class FitState:
     model: Mapping[str, Any] = field(default_factory=dict)
 
     def is_over(self, epochs: int) -> bool:
-        """Say whether a call that asks for so many epochs has nothing left to do.
+        """Say whether a call that asks for so many epochs has nothing left to do."""
+        return self.epoch >= epochs or (self.stops(epochs) and not self.validating)
 
-        A callback's stop counts for as long as no more epochs are asked for than then.
-        """
-        return self.epoch >= epochs or (self.stopped and epochs <= self.asked)
+    def stops(self, epochs: int) -> bool:
+        """Say whether a callback's stop counts: it does as long as no more epochs are asked for than then."""
+        return self.stopped and epochs <= self.asked
 
     def when_over(self) -> FitState:
         """Return what is still wanted of this fit when it is over: no logs of a step, and no iterators' states.

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ckptkit.errors import CheckpointError, CheckpointSaveError
 from ckptkit.failures import failure
+from ckptkit.held import Held
 from ckptkit.ledger import Ledger
 from ckptkit.lock import DirectoryLock
 from ckptkit.saving import SaveJob
@@ -97,16 +98,18 @@ class Saver:
         facts: Mapping[str, Any],
         *,
         state: Mapping[str, Any] | None = None,
+        held: Held | None = None,
         in_background: bool = False,
         callbacks: Sequence[Callable[..., object]] = (),
         begin: Callable[[], Iterable[Callable[[bool], None]]] = tuple,
     ) -> bool:
-        """Save the objects as they are now.
+        """Save the objects as they are now, or as they were.
 
         Args:
             number: The number in the file name.
             facts: Of the manifest: epoch, batch, metrics.
             state: Further values to store.
+            held: What :meth:`hold` has returned, to be saved in place of what is there now.
             in_background: Whether to return as soon as the values are held.
             callbacks: Called after the commit, with the prefix if they take an argument.
             begin: Called when the values are held; what it returns is called when the save is committed, with True, or
@@ -122,7 +125,7 @@ class Saver:
             self.writer.wait()
             self.raise_errors()
         began = time.perf_counter()
-        held = self._graph.take(state)
+        held = self.hold(state) if held is None else held
         now = time.perf_counter()
         self.recorder.save_began(number, now, now - began)
         listeners = begin()
@@ -161,6 +164,10 @@ class Saver:
             self.recorder.save_blocked(time.perf_counter(), time.perf_counter() - now)
             self.log_costs()
 
+    def hold(self, state: Mapping[str, Any] | None = None) -> Held:
+        """Hold all values as they are now, with further ones; nothing is copied."""
+        return self._graph.take(state)
+
     def step_boundary(self, *, is_step: bool) -> None:
         """Say that a step has ended, or that what lies between the last one and here is none; log what is known now.
 
@@ -174,16 +181,23 @@ class Saver:
         if errors := self.writer.take_errors():  # and not one call more: this is in every step's way
             _raise(errors)
 
-    def wait(self) -> None:
+    def wait(self, timeout_secs: float | None = None) -> bool:
         """Wait until every save is committed.
+
+        Args:
+            timeout_secs: How long to wait at the most; None for as long as it takes.
+
+        Returns:
+            False if the time ran out.
 
         Raises:
             CheckpointSaveError: One of them failed; raised once.
         """
-        self.writer.wait()
+        is_done = self.writer.wait(timeout_secs)
         self.recorder.settle()
         self.log_costs()
         self.raise_errors()
+        return is_done
 
     def raise_errors(self) -> None:
         """Raise what went wrong in the background, once; what came after the first is logged."""

@@ -6,16 +6,20 @@
     writer.take_errors()   # what went wrong, once
 
 The thread waits for more: to start one keeps the caller until it runs, to wake one does not. It ends with ``close()``,
-with the writer, or with the interpreter, which finishes what was submitted first.
+with the writer, or with the interpreter, which finishes what was submitted first; not after ``let_go()``, for a disk
+may hang.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 __all__ = ["BackgroundWriter"]
 
@@ -35,6 +39,7 @@ class BackgroundWriter:
         self._in_flight = False
         self._errors: list[BaseException] = []
         self._is_abandoned = False
+        self._is_let_go = False
 
     @property
     def busy(self) -> bool:
@@ -51,6 +56,7 @@ class BackgroundWriter:
     def submit(self, job: Callable[[], object]) -> None:
         """Queue a job; wait first while one is in flight and one is waiting."""
         with self._changed:
+            self._is_let_go = False
             self._changed.wait_for(lambda: self._unfinished() < _IN_FLIGHT_AND_WAITING)
             self._jobs.append(job)
             if not self._running:
@@ -66,7 +72,17 @@ class BackgroundWriter:
     def wait(self, timeout_secs: float | None = None) -> bool:
         """Wait until all jobs are done; return False if the time ran out. Does not raise jobs' errors."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._running, timeout_secs)
+            return self._changed.wait_for(lambda: not self._running, 0 if self._is_let_go else timeout_secs)
+
+    def let_go(self, exit_code: int) -> None:
+        """Wait no more for the jobs there are, neither here nor when the interpreter ends.
+
+        Args:
+            exit_code: What the process ends with, at once, if the script has ended and a job has not.
+        """
+        self._is_let_go = True
+        # As Python's own wait for such threads is: what is registered later is called first.
+        threading._register_atexit(self._end_at_once, exit_code)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Let the thread end when all jobs are done; a later job starts another one."""
@@ -88,6 +104,13 @@ class BackgroundWriter:
         self._is_abandoned = True
         for error in self.take_errors():
             _log.error("%s", error)
+
+    def _end_at_once(self, exit_code: int) -> None:
+        if self._is_let_go and self.is_running:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # closed, perhaps, or nobody listens any more
+                    stream.flush()
+            os._exit(exit_code)  # nothing less ends a thread that a disk keeps
 
     def _unfinished(self) -> int:
         return len(self._jobs) + self._in_flight

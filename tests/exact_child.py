@@ -1,4 +1,4 @@
-"""Runs a script of exact_cases, kills it and starts it again: ``python -m tests.exact_child FOLDER CASE``.
+"""Runs a script of exact_cases, ends it and starts it again: ``python -m tests.exact_child FOLDER CASE``.
 
 TensorFlow is loaded once and never used in this process; every life of a script is a fork of it. Prints as JSON what
 the script that was left alone ended with, and what each one that was killed did.
@@ -31,16 +31,16 @@ SAVE_FREQ = 5
 
 
 class Killer(keras.callbacks.Callback):
-    """Kills its process at the n-th time that something happens, counted over all calls of fit."""
+    """Sends its process a signal at the n-th time that something happens, counted over all calls of fit."""
 
-    def __init__(self, event, count):
+    def __init__(self, event, count, name="SIGKILL"):
         super().__init__()
-        self.event, self.left, self.batches = event, count, 0
+        self.event, self.left, self.signal, self.batches = event, count, signal.Signals[name], 0
 
     def _happens(self, event):
         self.left -= event == self.event
         if self.left == 0 and event == self.event:
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.raise_signal(self.signal)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._happens("epoch_begin")
@@ -171,13 +171,35 @@ def one_life_of_loop(script, directory, killer):
 def kills_of(name, steps, epochs, validates):
     """Return kills in a row, each in a life of its own, after which one is left alone.
 
-    The first is at a random batch; each other one comes soon, so that there is something left for the next.
+    The first is at a random batch; each other one comes soon, so that there is something left for the next. In a
+    validation it is a signal that asks for a save.
     """
     chosen = random.Random(name)
-    row = [("epoch_end", 1), ("epoch_begin", 2), *([("test", chosen.randrange(1, 4))] if validates else [])]
+    test = ("test", chosen.randrange(1, 4), "SIGTERM")
+    row = [("epoch_end", 1), ("epoch_begin", 2), *([test] if validates else [])]
     chosen.shuffle(row)
     at_the_end = [("train_end", 1)] if chosen.random() < 0.3 else []  # else the last life has something left to train
     return [("batch", chosen.randrange(2, (steps * epochs - 2) // 2)), *row, *at_the_end]
+
+
+def died(name, at, kill):
+    """Run a script until it is killed, or leaves as it was told to; return whether it did, and saved what it was to."""
+    end, ended_by = forked(lambda: how_it_leaves(name, at, kill))
+    return ended_by == signal.SIGKILL or end == [143, newest_step(at)]
+
+
+def how_it_leaves(name, at, kill):
+    """Return the code that a life leaves with and the step it has saved, None if it comes to its end."""
+    try:
+        one_life(name, at, kill)
+    except ckptkit.Preempted as preempted:
+        return preempted.code, preempted.step
+    return None
+
+
+def newest_step(at):
+    """Return the step of the newest checkpoint, None if there is none."""
+    return max((record.step for record in DirectoryReader(at).scan().records), default=None)
 
 
 def lives_of(name, at):
@@ -186,10 +208,10 @@ def lives_of(name, at):
     result["whole"], _ = forked(lambda: one_life(name, f"{at}-whole"))
     result["plain"], _ = forked(lambda: one_life(name, at, with_ckptkit=False))
     kills = kills_of(name, *result["whole"]["has"])
-    died = [forked(functools.partial(one_life, name, f"{at}-killed", kill))[1] == signal.SIGKILL for kill in kills]
-    newest = max((record.step for record in DirectoryReader(f"{at}-killed").scan().records), default=None)
+    deaths = [died(name, f"{at}-killed", kill) for kill in kills]
+    newest = newest_step(f"{at}-killed")
     ended, _ = forked(lambda: one_life(name, f"{at}-killed"))
-    result["killed"] = {"kills": kills, "died": died, "newest": newest, **ended}
+    result["killed"] = {"kills": kills, "died": deaths, "newest": newest, **ended}
     result["again"], _ = forked(functools.partial(one_life, name, f"{at}-whole"))
     return result
 
@@ -279,10 +301,9 @@ def spoilt_life(name, at):
     """Kill a script and resume it with something broken; return what it ends with and what it should have."""
     spoil, case_name, kill = SPOILERS[name]
     whole, _ = forked(lambda: one_life(case_name, f"{at}-whole"))
-    died = forked(lambda: one_life(case_name, at, kill))[1] == signal.SIGKILL
-    newest = max(record.step for record in DirectoryReader(at).scan().records)
+    deaths, newest = [died(case_name, at, kill)], newest_step(at)
     ended, _ = forked(lambda: one_life(case_name, at, spoil=spoil))
-    return {"case": name, "whole": whole, "killed": {"kills": kill, "died": [died], "newest": newest, **ended}}
+    return {"case": name, "whole": whole, "killed": {"kills": kill, "died": deaths, "newest": newest, **ended}}
 
 
 def main(folder, name):

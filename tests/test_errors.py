@@ -56,3 +56,9 @@ def test_every_error_of_the_module_is_in_the_tree_and_at_the_top_of_the_package(
     assert classes == {errors.CheckpointError, *TREE}
     assert {error.__name__ for error in classes} == set(errors.__all__)
     assert all(getattr(ckptkit, error.__name__) is error for error in classes)
+
+
+def test_what_is_no_error_stands_beside_the_tree():
+    assert ":class:`ckptkit.Preempted` (SystemExit)" in errors.__doc__
+    assert issubclass(ckptkit.Preempted, SystemExit)
+    assert not issubclass(ckptkit.Preempted, Exception), "what catches errors lets it pass"

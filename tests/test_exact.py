@@ -1,6 +1,7 @@
-"""Promise 1: a script that is killed anywhere and started again ends with the same bits as one that was left alone.
+"""Promise 1: a script that is ended anywhere and started again ends with the same bits as one that was left alone.
 
-Real scripts, real SIGKILLs; see exact_cases.py for the scripts and exact_child.py for their lives.
+Real scripts, real SIGKILLs, and in validations SIGTERMs that make them save; see exact_cases.py for the scripts and
+exact_child.py for their lives.
 """
 
 import json

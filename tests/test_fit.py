@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ckptkit.fit import AfterAll, BeforeAll, InputHooks, callback_list, dataset_of, epoch_iterator, find_callback
+from ckptkit.fit import (
+    AfterAll,
+    BeforeAll,
+    InputHooks,
+    callback_list,
+    dataset_of,
+    epoch_iterator,
+    epoch_logs,
+    find_callback,
+    runs_in_fit,
+)
 from ckptkit.input_position import InputPosition
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
@@ -197,10 +207,60 @@ def test_logs_are_completed_before_any_callback_sees_them_and_only_where_there_a
             seen.append(dict(logs))
 
     callbacks = keras.callbacks.CallbackList([Sees()])
-    BeforeAll(None, {"loss": np.float32(0.5)}, lambda: None).join(callbacks)
+    BeforeAll(None, {"loss": np.float32(0.5), "accuracy": 0.75}, lambda: None).join(callbacks)
     callbacks.on_epoch_end(0, {"val_loss": 0.25})
     callbacks.on_epoch_end(1, {"val_loss": 0.25})
     BeforeAll(None, {"loss": 0.5}, lambda: None).join(callbacks)
     callbacks.on_epoch_end(2, {"loss": 1.0})
-    assert seen == [{"loss": 0.5, "val_loss": 0.25}, {"val_loss": 0.25}, {"loss": 1.0}]
+    assert seen == [{"accuracy": 0.75, "loss": 0.5, "val_loss": 0.25}, {"val_loss": 0.25}, {"loss": 1.0}]
+    assert list(seen[0]) == ["accuracy", "loss", "val_loss"], "as Keras orders them"
     assert type(seen[0]["loss"]) is float
+
+
+def test_hooks_before_all_run_around_each_validation_and_the_epochs_logs_are_known_there():
+    seen = []
+
+    class Sees(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            seen.append("user begins")
+
+        def on_test_end(self, logs=None):
+            seen.append("user ends")
+
+    before = BeforeAll(
+        seen, on_test_begin=lambda: seen.append(sorted(epoch_logs())), on_test_end=lambda: seen.append("ends")
+    )
+    model().fit(X, Y, verbose=0, validation_data=(X, Y), callbacks=[Joins(after_all(0, [], ""), before), Sees()])
+    assert seen == [["loss"], "user begins", "ends", "user ends"]
+
+
+def test_an_epoch_whose_batches_are_all_done_ends_at_once_and_its_data_are_not_asked():
+    class Done(Hooks):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 0:
+                self.hooks.skip(4, is_all=True)
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen.append((self.hooks.batches_done, list(self.position._iterators)))
+
+    hooks = Done()
+    model().fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[hooks])
+    assert hooks.seen == ["epoch", (4, []), "epoch", 0, (1, ["loss"]), 1, (2, [2, 0])]
+
+
+def test_a_frame_runs_in_a_fit_only_if_that_very_one_has_called_it():
+    asked = []
+
+    class Asks(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.runs = runs_in_fit(sys._getframe(1))
+
+        def on_train_batch_end(self, batch, logs=None):
+            asked.append([each.runs(sys._getframe()) for each in begun])
+
+    fitted, begun = model(), []
+    for _ in range(2):
+        begun.append(Asks())
+        fitted.fit(X, Y, verbose=0, callbacks=begun[-1:])
+        assert not begun[-1].runs(sys._getframe())
+    assert asked == [[True], [False, True]]

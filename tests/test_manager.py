@@ -57,6 +57,28 @@ def test_a_third_save_that_a_policy_wants_is_skipped_said_and_not_queued(value, 
     assert steps(manager) == [1, 2, 4]
 
 
+def test_what_was_taken_is_saved_as_it_was_whatever_has_happened_since(value, tmp_path):
+    manager = manager_of(value, tmp_path)
+    before = value.numpy()
+    taken = manager.take({"note": "before"})
+    value.assign(before + 1)
+    manager.save(5, held=taken, metrics={"loss": 0.5}, epoch=2, batch=3)
+    value.assign(before + 2)
+    record = manager.restore()
+    assert value.numpy().tolist() == before.tolist()
+    assert (record.step, record.epoch, record.batch, dict(record.metrics)) == (5, 2, 3, {"loss": 0.5})
+    assert manager.state(record)["note"] == b"before"
+
+
+def test_a_wait_for_saves_may_have_an_end(value, tmp_path, gate):
+    manager = manager_of(value, tmp_path, async_save=True)
+    manager.save(1)
+    assert manager.wait_until_finished(0.01) is False
+    gate.set()
+    assert manager.wait_until_finished(60) is True
+    assert steps(manager) == [1]
+
+
 def test_a_save_by_the_clock_that_is_skipped_is_due_again_when_so_much_time_has_passed(
     value, tmp_path, gate, monkeypatch
 ):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import pathlib
 import re
+import signal
 
 import numpy as np
 import pytest
 
 from ckptkit.option_rules import (
+    EXIT_CODE,
     FILE_NAME,
     FLAG,
     FREQUENCY,
     HOURS,
     METRIC,
     PATH,
+    SECS,
+    SIGNALS,
     Rule,
     one_of,
     policy_of,
@@ -26,6 +30,7 @@ from ckptkit.policies import EveryEpochs, EverySecs, EverySteps, SavePolicy
 from ckptkit.preservation import Latest, PreservationPolicy
 
 COUNT = whole_number(1, "must be a count")
+NOT_FINITE = (math.inf, math.nan)
 MAYBE = whole_number(0, "must be a count, or None", or_none=True)
 WORD = one_of({"raise", "warn", None}, "must be a word")
 WORDS = some_of({"h5", "keras", "k"}, "must be some words")
@@ -54,6 +59,13 @@ def told(value):
         (HOURS, None, None),
         (HOURS, 0, 0.0),
         (HOURS, np.float32(1.5), 1.5),
+        (SECS, None, None),
+        (SECS, 30, 30.0),
+        (SECS, np.float32(0.5), 0.5),
+        (EXIT_CODE, 0, 0),
+        (EXIT_CODE, np.int64(255), 255),
+        (SIGNALS, [], ()),
+        (SIGNALS, ["SIGUSR1", signal.SIGTERM], ("SIGUSR1", "SIGTERM")),
         (METRIC, "val_loss", "val_loss"),
         (METRIC, None, None),
         (FREQUENCY, "epoch", EveryEpochs(1)),
@@ -88,9 +100,16 @@ def test_what_fits_is_kept_as_a_plain_value_or_a_policy(rule, value, kept):
         *((FILE_NAME, v, f"name must be a plain file name, got {v!r}.") for v in ("", "a/b", "a\0", None, 3)),
         *((FLAG, value, f"name must be True or False, got {value!r}.") for value in (0, 1, "yes", None)),
         *((HOURS, v, f"name must be a number of hours of at least 0, or None, got {v!r}.") for v in (-1, True, "1")),
+        *((HOURS, v, f"name must be a number of hours of at least 0, or None, got {v!r}.") for v in NOT_FINITE),
         *(
-            (HOURS, v, f"name must be a number of hours of at least 0, or None, got {v!r}.")
-            for v in (math.inf, math.nan)
+            (SECS, v, f"name must be a number of seconds of more than 0, or None, got {v!r}.")
+            for v in (0, -1, True, "1")
+        ),
+        *((SECS, v, f"name must be a number of seconds of more than 0, or None, got {v!r}.") for v in NOT_FINITE),
+        *((EXIT_CODE, v, f"a whole number from 0 to 255, got {v!r}.") for v in (-1, 256, 1.0, True, None)),
+        *(
+            (SIGNALS, value, f'such as ["SIGTERM", "SIGUSR1"], got {value!r}.')
+            for value in ("SIGTERM", ["SIGKILL"], ["SIGSTOP"], ["TERM"], [15], None, [None], 3)
         ),
         *((METRIC, value, f"name must be a metric's name, or None, got {value!r}.") for value in ("", 3, True)),
         *((FREQUENCY, v, f'"500 steps" or "10 min", got {v!r}.') for v in (0, -3, True, 2.5, None, Latest(1))),
@@ -109,7 +128,8 @@ def test_what_does_not_fit_is_refused_with_what_is_wanted_and_what_was_got(rule,
 
 def test_a_refusal_says_of_what_kind_the_value_must_be_as_a_type_error_where_that_is_it():
     assert {rule.error for rule in (PATH, policy_of(SavePolicy))} == {TypeError}
-    assert {rule.error for rule in (COUNT, WORD, WORDS, FILE_NAME, FLAG, HOURS, METRIC, FREQUENCY)} == {ValueError}
+    plain = (COUNT, WORD, WORDS, FILE_NAME, FLAG, HOURS, SECS, EXIT_CODE, SIGNALS, METRIC, FREQUENCY)
+    assert {rule.error for rule in plain} == {ValueError}
 
 
 def test_a_refusal_names_nothing_as_it_is_written_where_it_was_asked_for_and_shortens_what_is_long():

@@ -304,6 +304,7 @@ def a_fit(**changes):
         "history": {"loss": [0.9, math.nan, 0.1], "lr": [np.float32(0.1)] * 3},
         "epochs": (0, 1, 2),
         "stopped": True,
+        "validating": True,
         "logs": {"loss": np.array(0.25, "f4")},
         "random": {"python": random.Random(1).getstate()},
         "callbacks": {
@@ -385,6 +386,7 @@ def test_what_is_no_run_state_is_damaged(text):
         (FitState(epoch=3, stopped=True, asked=9), 9, True),
         (FitState(epoch=3, stopped=True, asked=9), 8, True),
         (FitState(epoch=3, stopped=True, asked=9), 10, False),
+        (FitState(epoch=3, stopped=True, validating=True, asked=9), 9, False),
     ],
 )
 def test_a_fit_is_over_at_its_end_or_where_it_was_stopped_until_more_epochs_are_asked_for(fit, epochs, is_over):
@@ -425,7 +427,9 @@ def test_a_state_that_is_too_deep_is_damage_or_read(depth):
         assert depth > 500
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(FitState) if f.name != "stopped"])
+@pytest.mark.parametrize(
+    "field", [f.name for f in dataclasses.fields(FitState) if f.name not in ("stopped", "validating")]
+)
 def test_a_fit_with_a_field_of_another_kind_is_damage(field):
     values = RunState((FitState(),)).to_values("run")
     content = json.loads(values["run"])

@@ -270,6 +270,41 @@ print("the end of the script", flush=True)
     assert (child.returncode, rest) == (0, "written\nwritten\n")
 
 
+LET_GO = """
+import sys, threading
+from ckptkit.writer import BackgroundWriter
+
+how = sys.argv[1]
+writer, go = BackgroundWriter(), threading.Event()
+writer.submit(go.wait)
+writer.let_go(99)
+assert writer.wait() is False
+if how != "hangs":
+    go.set()
+if how == "comes to its end":
+    (thread,) = [each for each in threading.enumerate() if each.name.startswith("ckptkit")]
+    writer.close()
+    thread.join()
+if how == "goes on":
+    writer.submit(lambda: print("written"))
+    writer.wait()
+print("the end of the script", end="")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "printed"),
+    [
+        ("hangs", 99, "the end of the script"),
+        ("comes to its end", 0, "the end of the script"),
+        ("goes on", 0, "written\nthe end of the script"),
+    ],
+)
+def test_jobs_that_are_let_go_are_not_waited_for_neither_here_nor_at_the_end(how, code, printed):
+    done = subprocess.run([sys.executable, "-c", LET_GO, how], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, printed, "")
+
+
 def test_an_interpreter_that_ends_tells_of_errors_that_nobody_has_asked_for():
     script = """
 import weakref
