@@ -302,7 +302,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
         self._step = self._epochs_first_step + batch
         self._metrics = {}
-        self._heed(self._step, batch, lambda: self._state(batch, logs()))
+        if self._watch.request is not None:  # and not one call more: this is in every step's way
+            self._heed(self._step, batch, lambda: self._state(batch, logs()))
         self.manager.maybe_save(
             self._step, epoch=self._now.epoch, batch=batch, state=lambda: self._state(batch, logs())
         )

@@ -46,7 +46,7 @@ class Sends(keras.callbacks.Callback):
 
     def __init__(self, event, count=1, send=send):
         super().__init__()
-        self.left, self.trained = count, 0
+        self.left, self.trained, self.validated = count, 0, 0
         self.event, self.send = event, send
 
     def _happens(self, event):
@@ -68,6 +68,7 @@ class Sends(keras.callbacks.Callback):
         self._happens("test_begin")
 
     def on_test_batch_end(self, batch, logs=None):
+        self.validated += 1
         self._happens("test")
 
     def on_test_end(self, logs=None):
@@ -100,28 +101,28 @@ def facts_of(callback):
 
 
 @pytest.mark.parametrize(
-    ("event", "count", "facts", "trained"),
+    ("event", "count", "facts", "trained", "validated"),
     [
-        ("train_begin", 1, [], 0),
-        ("epoch_begin", 1, [], 0),
-        ("batch", 1, [(1, 0, 1)], 1),
-        ("batch", STEPS, [(STEPS, 0, STEPS)], STEPS),  # the next boundary is the beginning of the validation
-        ("test_begin", 1, [(STEPS, 0, STEPS)], STEPS),
-        ("test", 1, [(STEPS, 0, STEPS)], STEPS),
-        ("test_end", 1, [(STEPS, 1, 0)], STEPS),
-        ("epoch_end", 1, [(STEPS, 1, 0)], STEPS),
-        ("epoch_begin", 2, [(STEPS + 1, 1, 1)], STEPS + 1),  # nothing was saved at the end of the epoch before
-        ("epoch_end", 2, [(2 * STEPS, 2, 0)], 2 * STEPS),
-        ("train_end", 1, [(2 * STEPS, 2, 0)], 2 * STEPS),
+        ("train_begin", 1, [], 0, 0),
+        ("epoch_begin", 1, [], 0, 0),
+        ("batch", 1, [(1, 0, 1)], 1, 0),
+        ("batch", STEPS, [(STEPS, 0, STEPS)], STEPS, 0),  # the next boundary is the beginning of the validation
+        ("test_begin", 1, [(STEPS, 0, STEPS)], STEPS, 1),
+        ("test", 1, [(STEPS, 0, STEPS)], STEPS, 1),
+        ("test_end", 1, [(STEPS, 1, 0)], STEPS, 2),
+        ("epoch_end", 1, [(STEPS, 1, 0)], STEPS, 2),
+        ("epoch_begin", 2, [(STEPS + 1, 1, 1)], STEPS + 1, 2),  # nothing was saved at the end of the epoch before
+        ("epoch_end", 2, [(2 * STEPS, 2, 0)], 2 * STEPS, 4),
+        ("train_end", 1, [(2 * STEPS, 2, 0)], 2 * STEPS, 4),
     ],
 )
 def test_a_fit_leaves_at_the_next_batch_wherever_it_is_and_has_saved_what_it_did(
-    directory, event, count, facts, trained
+    directory, event, count, facts, trained, validated
 ):
     callback, sends = ours(directory), Sends(event, count)
     left = preempted(sequential(), callback, sends)
     assert facts_of(callback) == facts
-    assert sends.trained == trained == left.step
+    assert (sends.trained, sends.validated, left.step) == (trained, validated, trained)
     assert (left.code, left.cause) == (143, "SIGTERM")
     assert left.checkpoint == (callback.manager.latest_checkpoint if facts else None)
 
@@ -396,6 +397,14 @@ def test_a_save_that_was_under_way_and_takes_too_long_is_no_reason_to_begin_anot
     with pytest.raises(ckptkit.Preempted, match="newest checkpoint none"):
         leave(watch, manager, 2, lambda options: pytest.fail("no time for that"))
     gate.set()
+
+
+def test_no_save_is_begun_when_the_time_of_grace_is_over(directory, watch, caplog):
+    watch.grace_secs = 1e-9
+    send()
+    with pytest.raises(ckptkit.Preempted, match="newest checkpoint none"):
+        leave(watch, manager_of(directory), 2, lambda options: pytest.fail("no time for that"))
+    assert "leaving at step 2, not saved within 1e-09 s." in caplog.text
 
 
 def test_signals_during_the_save_do_not_break_it(directory, watch, gate):
