@@ -21,8 +21,8 @@ def test_every_block_runs_and_prints_what_stands_below_it(run_child, tmp_path):
     script = tmp_path / "blocks.py"
     script.write_text("\nprint('=====')\n".join(BLOCKS), encoding="utf-8")
     printed = run_child(str(script), cwd=tmp_path).split("=====\n")
-    assert len(printed) == len(BLOCKS) == 10
-    assert len(PRINTED) == 2
+    assert len(printed) == len(BLOCKS) == 11
+    assert len(PRINTED) == 3
     assert [text for text in printed if text in PRINTED] == PRINTED
     assert sorted(path.name for path in (tmp_path / "export" / "best").iterdir()) == [
         "export.json",
