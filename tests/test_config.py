@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-import signal
 import re
+import signal
 import tempfile
 
 import pytest
