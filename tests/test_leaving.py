@@ -301,6 +301,14 @@ def test_a_loop_that_has_not_begun_leaves_before_its_first_step(directory):
         go_over(manager, total, loop)
 
 
+def test_a_loop_that_is_told_to_end_while_its_last_save_is_written_leaves_as_well(directory):
+    manager, total, loop = loop_of(directory)
+    wait = manager.wait_until_finished
+    manager.wait_until_finished = lambda *secs: (send(), wait(*secs))[1]
+    with pytest.raises(ckptkit.Preempted, match=r"at step 8; newest checkpoint .*ckpt-8"):
+        go_over(manager, total, loop)
+
+
 def test_a_loop_lets_its_validation_come_to_an_end_unless_its_time_is_over(directory):
     def train(loop, seen):
         for _ in loop:
