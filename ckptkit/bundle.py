@@ -14,7 +14,6 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.h.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import stat
@@ -30,6 +29,7 @@ from ckptkit.checksums import crc32c
 from ckptkit.dtypes import OF_ANY_LENGTH, bytes_of, numpy_dtype
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, UnsupportedBundleError
 from ckptkit.slices import TensorSlice, are_tiles, overlap, parse_shape_and_slice, within
+from ckptkit.spelling import nearest
 from ckptkit.string_tensors import decode_strings, decode_variants
 
 if TYPE_CHECKING:
@@ -175,8 +175,8 @@ class Bundle:
     def _find(self, key: str) -> Entry:
         if key in self.entries:
             return self.entries[key]
-        close = difflib.get_close_matches(key, self.entries, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        near = nearest(key, self.entries)
+        hint = f" Did you mean {near!r}?" if near else ""
         raise CheckpointNotFoundError(f"checkpoint {self.prefix} has no tensor {key!r}.{hint}")
 
     def _read(self, entry: Entry) -> Array:

@@ -232,10 +232,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._others = CallbackStates([each for each in others if each is not self])
         self.model._initial_epoch = None
         dataset = dataset_of(epochs)
-        self._is_validated = validation_data(frame) is not None
+        validate_on = validation_data(frame)
+        self._is_validated = validate_on is not None
         self._inputs = FitInputs(
             epochs,
-            validation_data(frame),
+            validate_on,
             before_epoch=self._before_epoch,
             before_step=self._before_step,
             input_state=self._options.input_state,
@@ -288,7 +289,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _before_epoch(self) -> None:
         if self._step == self.manager.saved_step:
-            self._heed(self._step)  # else there is a step to be done first
+            self._heed()  # else there is a step to be done first
         if self._put_back is None:
             return
         # The epoch had begun already: what its beginning has changed, from metrics to the learning rate, is put back.
@@ -303,7 +304,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._step = self._epochs_first_step + batch
         self._metrics = {}
         if self._watch.request is not None:  # and not one call more: this is in every step's way
-            self._heed(self._step, batch, lambda: self._state(batch, logs()))
+            self._heed(batch, lambda: self._state(batch, logs()))
         self.manager.maybe_save(
             self._step, epoch=self._now.epoch, batch=batch, state=lambda: self._state(batch, logs())
         )
@@ -331,8 +332,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         # The last epoch as well, and now: what other callbacks do to the model when training ends is no part of it.
         is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if due or (is_last and self._options.final_save):
-            self._save()
-        self._heed(self._step, 0, lambda: self._state(0))
+            self._save(self._state(0))
+        self._heed(0, lambda: self._state(0))
         if metrics:
             self.manager.require_monitors(metrics, epoch + 1, is_complete=True, is_validated=self._is_validated)
 
@@ -340,9 +341,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._forget_initial_epoch()
         self.manager.wait_until_finished()
         if self._options.final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
-            self._save()
+            self._save(self._state(0))
             self.manager.wait_until_finished()
-        self._heed(self._step, 0, lambda: self._state(0))
+        self._heed(0, lambda: self._state(0))
         self._watch.end()
         self.manager.close()
         self._fits = self._passed((*self._fits, self._now if self._place.is_over else self._fit_state(0)))
@@ -352,17 +353,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     # Preemption ------------------------------------------------------------------------------------------------------
 
-    def _heed(self, step: int, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None) -> None:
+    def _heed(self, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None) -> None:
         """Save and leave, if that was asked for; without a state nothing is saved."""
         if self._watch.request is None:
             return
-
-        def save(options: tf.train.CheckpointOptions) -> None:
-            assert state is not None
-            at = self._now.epoch
-            self.manager.save(step, False, options, metrics=self._metrics, epoch=at, batch=batch, state=state())
-
-        self._leave(step, None if state is None else save)
+        save = None if state is None else lambda options: self._save(state(), batch, options)
+        self._leave(self._step, save)
 
     def _heed_in_validation(self) -> None:
         if self._watch.request is None:
@@ -505,9 +501,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None, *, validating: bool = False) -> dict[str, Any]:
         return RunState((*self._fits, self._fit_state(batch, logs, validating=validating))).to_values(STATE)
 
-    def _save(self) -> None:
-        state = self._state(0)
-        self.manager.save(self._step, False, metrics=self._metrics, epoch=self._now.epoch, batch=0, state=state)
+    def _save(self, state: dict[str, Any], batch: int = 0, options: tf.train.CheckpointOptions | None = None) -> None:
+        epoch = self._now.epoch
+        self.manager.save(self._step, False, options, metrics=self._metrics, epoch=epoch, batch=batch, state=state)
 
 
 def _numbers(logs: dict[str, Any]) -> dict[str, float]:

@@ -282,7 +282,7 @@ class CheckpointManager:
         Args:
             state: Further values to store.
         """
-        return self._saver.hold(state)
+        return self._graph.take(state)
 
     def maybe_save(
         self,

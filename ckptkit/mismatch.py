@@ -9,11 +9,11 @@ Build the model as it was saved, or pass strict=False to skip these.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ckptkit.records import split_number
+from ckptkit.spelling import nearest
 
 __all__ = ["Difference", "report"]
 
@@ -38,9 +38,9 @@ def report(prefix: str, differences: Sequence[Difference], variables: int) -> st
     lines = [f"cannot restore {what}: {len(differences)} of {variables} variables differ."]
     for d in differences[:_SHOWN]:
         lines.append(f"  {d.name:<{width}}  checkpoint {d.saved or 'nothing'}   model {d.live or 'nothing'}")
-        near = difflib.get_close_matches(d.name, only_saved, n=1) if d.saved is None else []
+        near = nearest(d.name, only_saved) if d.saved is None else None
         if near:
-            lines[-1] += f"   (the checkpoint has {near[0]!r})"
+            lines[-1] += f"   (the checkpoint has {near!r})"
     if len(differences) > _SHOWN:
         lines.append(f"  … and {len(differences) - _SHOWN} more.")
     lines.append("Build the model as it was saved, or pass strict=False to skip these.")

@@ -109,7 +109,7 @@ class Saver:
             number: The number in the file name.
             facts: Of the manifest: epoch, batch, metrics.
             state: Further values to store.
-            held: What :meth:`hold` has returned, to be saved in place of what is there now.
+            held: What the graph's ``take`` has returned, to be saved in place of what is there now.
             in_background: Whether to return as soon as the values are held.
             callbacks: Called after the commit, with the prefix if they take an argument.
             begin: Called when the values are held; what it returns is called when the save is committed, with True, or
@@ -125,7 +125,7 @@ class Saver:
             self.writer.wait()
             self.raise_errors()
         began = time.perf_counter()
-        held = self.hold(state) if held is None else held
+        held = self._graph.take(state) if held is None else held
         now = time.perf_counter()
         self.recorder.save_began(number, now, now - began)
         listeners = begin()
@@ -163,10 +163,6 @@ class Saver:
         finally:
             self.recorder.save_blocked(time.perf_counter(), time.perf_counter() - now)
             self.log_costs()
-
-    def hold(self, state: Mapping[str, Any] | None = None) -> Held:
-        """Hold all values as they are now, with further ones; nothing is copied."""
-        return self._graph.take(state)
 
     def step_boundary(self, *, is_step: bool) -> None:
         """Say that a step has ended, or that what lies between the last one and here is none; log what is known now.

@@ -17,7 +17,6 @@ Source: https://www.tensorflow.org/tfx/serving/serving_config
 
 from __future__ import annotations
 
-import difflib
 import errno
 import fcntl
 import json
@@ -29,6 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_tree, write_file
 from ckptkit.errors import ExportError
+from ckptkit.spelling import nearest
 
 __all__ = ["labels", "path_of", "publish", "rollback", "set_label", "versions"]
 
@@ -163,8 +163,8 @@ def path_of(base_dir: str | os.PathLike[str], version_or_label: int | str) -> st
         return os.path.join(base, str(_existing(base, version_or_label)))
     known = _read_labels(base)
     if version_or_label not in known:
-        near = difflib.get_close_matches(version_or_label, known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "Pass one of them, or a version's number."
+        near = nearest(version_or_label, known)
+        hint = f"Did you mean {near!r}?" if near else "Pass one of them, or a version's number."
         raise ExportError(
             f"no label {version_or_label!r} in {base} (labels: {_listed(sorted(known))}; {_inventory(base)}). {hint}"
         )
