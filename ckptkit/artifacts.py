@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ckptkit.errors import ExportError
@@ -28,6 +27,7 @@ from ckptkit.export.progress import progress
 from ckptkit.export.publishing import put_back, refuse_to_overwrite, replaced
 from ckptkit.export.verification import Checks
 from ckptkit.records import CheckpointRecord
+from ckptkit.which_keras import keras
 
 __all__ = [
     "load_architecture",

@@ -18,9 +18,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
+
+from ckptkit.which_keras import keras
 
 __all__ = ["CallbackStates"]
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ckptkit import finished_fits, fit_model, randomness
@@ -53,6 +52,7 @@ from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
+from ckptkit.which_keras import keras
 
 __all__ = ["TrainingCheckpoint"]
 

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ckptkit.artifacts import write_all
@@ -34,6 +33,7 @@ from ckptkit.export.publishing import replaced
 from ckptkit.fit import AfterAll, callback_list, disarm, find_callback
 from ckptkit.options import ExportOnCompletionOptions
 from ckptkit.records import CheckpointRecord
+from ckptkit.which_keras import keras
 
 __all__ = ["ExportOnCompletion"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import weakref
 
-import keras
+from ckptkit.which_keras import keras
 
 __all__ = ["count", "forget", "note"]
 

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-import keras
 import numpy as np
 
 from ckptkit.input_position import InputPosition
+from ckptkit.which_keras import keras
 
 __all__ = [
     "AfterAll",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import keras
+from ckptkit.which_keras import keras
 
 __all__ = ["refuse_rivals", "validate"]
 

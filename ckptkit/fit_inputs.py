@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ckptkit.errors import CheckpointMismatchError
 from ckptkit.fit import InputHooks, dataset_of
 from ckptkit.input_position import InputPosition
+from ckptkit.which_keras import keras
 
 __all__ = ["FitInputs"]
 

@@ -14,9 +14,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras
-
 from ckptkit.errors import CheckpointMismatchError
+from ckptkit.which_keras import keras
 
 __all__ = ["build", "compare", "facts_of", "has_other_metrics", "mode_of", "steps_of"]
 

@@ -18,10 +18,10 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ckptkit.contents import Contents
+from ckptkit.which_keras import keras
 
 __all__ = ["GraphWatch"]
 

@@ -19,8 +19,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import keras
 import tensorflow as tf
+
+from ckptkit.which_keras import keras
 
 __all__ = ["common_key", "is_distributed", "name_of", "names_in", "replicas_of"]
 

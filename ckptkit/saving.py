@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ckptkit.checksums import crc32c
@@ -26,6 +25,7 @@ from ckptkit.records import CheckpointRecord, Manifest, TensorInfo
 from ckptkit.staging import StagingBuffers
 from ckptkit.stats import Took
 from ckptkit.store import Store
+from ckptkit.which_keras import keras
 
 __all__ = ["SaveJob"]
 

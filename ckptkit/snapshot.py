@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import keras
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
@@ -38,6 +37,7 @@ from ckptkit.held import Held, HeldValue
 from ckptkit.reading import CheckpointFile
 from ckptkit.replicas import is_distributed, name_of, replicas_of
 from ckptkit.untracked import untracked
+from ckptkit.which_keras import keras
 
 __all__ = [
     "ADDITION",

@@ -16,8 +16,9 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
+
+from ckptkit.which_keras import keras
 
 __all__ = ["METRICS", "is_lazy", "is_unbuilt", "untracked", "when_built"]
 

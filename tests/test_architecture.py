@@ -58,6 +58,7 @@ FLOORS = [
     {"option_rules", "verifying", "yaml_file"},
     {"options", "repairing"},
     # Keras and TensorFlow from here on.
+    {"which_keras"},
     {"export.state", "graph_watch", "reading", "replicas", "untracked"},
     {"held"},
     {"snapshot"},
@@ -87,7 +88,7 @@ FLOORS = [
 ]
 LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}
 HEAVY = {"tensorflow", "keras", "tf_keras"}
-FIRST_HEAVY = LEVEL["untracked"]
+FIRST_HEAVY = LEVEL["which_keras"]
 LIGHT = {"config", "run_state"}  # stand upstairs and are to start without TensorFlow all the same
 PRIVATE = {"snapshot"}  # the only one to touch TensorFlow's private parts
 # What decides when to save and what to keep, and all that may be had there: no clock, no disk, no log, nothing random.

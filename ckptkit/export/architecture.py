@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
 import yaml
 
 from ckptkit.errors import ArtifactError
 from ckptkit.export.custom_code import explained
+from ckptkit.which_keras import keras
 
 __all__ = ["KINDS", "model_from_json", "model_from_yaml", "model_to_json", "model_to_yaml", "read", "write"]
 

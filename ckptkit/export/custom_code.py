@@ -21,9 +21,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import keras
-
 from ckptkit.errors import ArtifactError
+from ckptkit.which_keras import keras
 
 __all__ = ["custom_objects_of", "explained", "homes_of", "why_not_revived"]
 

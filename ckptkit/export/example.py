@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from ckptkit.export.state import no_weights
+from ckptkit.which_keras import keras
 
 __all__ = ["by_name", "inputs_like", "named", "outputs_of", "signature_of"]
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import h5py
-import keras
 
 from ckptkit.errors import ArtifactError
 from ckptkit.export import architecture, facts, hdf5, keras_archive, saved_model, versions, weights
 from ckptkit.export.custom_code import why_not_revived
 from ckptkit.export.names import FILES
 from ckptkit.export.publishing import put_back
+from ckptkit.which_keras import keras
 
 __all__ = ["READERS", "WRITERS", "kind_at", "kind_of", "text_of", "why_not"]
 

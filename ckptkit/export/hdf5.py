@@ -27,12 +27,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 
 from ckptkit.errors import ArtifactError
 from ckptkit.export.custom_code import explained
 from ckptkit.export.state import assign, no_weights, to_arrays
+from ckptkit.which_keras import keras
 
 __all__ = ["has_assets", "is_weights_alone", "read", "refusal", "write"]
 

@@ -15,11 +15,11 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from ckptkit.export.custom_code import explained
 from ckptkit.export.state import assign, no_weights, to_arrays
+from ckptkit.which_keras import keras
 
 __all__ = ["read", "write"]
 

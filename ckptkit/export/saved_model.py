@@ -16,13 +16,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from ckptkit.errors import ArtifactError
 from ckptkit.export import keras_archive
 from ckptkit.export.custom_code import why_not_revived
 from ckptkit.export.example import named, signature_of
+from ckptkit.which_keras import keras
 
 __all__ = ["EXTRA", "is_whole", "read", "write"]
 

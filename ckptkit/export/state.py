@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from ckptkit.errors import ArtifactError
+from ckptkit.which_keras import keras
 
 __all__ = ["assign", "no_weights", "to_arrays"]
 

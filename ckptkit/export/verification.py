@@ -24,7 +24,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -35,6 +34,7 @@ from ckptkit.export.custom_code import custom_objects_of, homes_of, why_not_revi
 from ckptkit.export.example import by_name, inputs_like, outputs_of, signature_of
 from ckptkit.export.formats import READERS
 from ckptkit.export.state import no_weights
+from ckptkit.which_keras import keras
 
 __all__ = ["Checks", "main"]
 

@@ -14,11 +14,11 @@ import zipfile
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 import tensorflow as tf
 
 from ckptkit.errors import ArtifactError, CheckpointMismatchError
+from ckptkit.which_keras import keras
 
 __all__ = ["holds", "read_into", "write"]
 
