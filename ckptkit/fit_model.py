@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ckptkit.errors import CheckpointMismatchError
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import keras, tree
 
 __all__ = ["build", "compare", "facts_of", "has_other_metrics", "mode_of", "steps_of"]
 
@@ -126,7 +126,7 @@ def _named_metrics(model: keras.Model) -> Iterator[tuple[str, Any]]:
         yield metric.name, metric
     compiled = getattr(model, "_compile_metrics", None)
     if compiled is not None:
-        for asked in keras.tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics]):
+        for asked in tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics]):
             if isinstance(asked, str):  # "accuracy" becomes one of several, which all rank alike
                 yield asked, keras.metrics.get({"acc": "accuracy"}.get(asked.lower(), asked))
             elif asked is not None:

@@ -21,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit.contents import Contents
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import SEED_GENERATORS, WRAPPERS, keras
 
 __all__ = ["GraphWatch"]
 
@@ -31,9 +31,9 @@ _OWNERS = (
     keras.optimizers.Optimizer,
     keras.metrics.Metric,
     keras.losses.Loss,
-    keras.random.SeedGenerator,
+    *SEED_GENERATORS,
 )
-_VARIABLES = (keras.Variable, tf.Variable)
+_VARIABLES = (*WRAPPERS, tf.Variable)
 _TRACKABLE = tf.__internal__.tracking.Trackable
 # What Keras computes from attributes, and a class of the user's may compute in its own way.
 _COMPUTED = ("variables", "metrics_variables", "metrics", "_flatten_layers", "_layers", "_trackable_children")
@@ -50,7 +50,7 @@ class GraphWatch:
     def __init__(self, objects: Iterable[Any], children_of: Callable[[Any], Mapping[str, Any]]) -> None:
         self._children_of = children_of
         objects = list(objects)
-        self._values = [(item, item.value) for item in objects if isinstance(item, keras.Variable)]
+        self._values = [(item, item.value) for item in objects if isinstance(item, WRAPPERS)]
         self._tracked: list[tuple[Any, list[str], list[Any]]] = []
         self._owners: list[tuple[Any, list[Any]]] = []
         self._asked: list[tuple[Any, list[str], list[Any]]] = []  # of the tracked, those that tell only when asked

@@ -21,7 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import WRAPPERS
 
 __all__ = ["common_key", "is_distributed", "name_of", "names_in", "replicas_of"]
 
@@ -63,4 +63,4 @@ def names_in(keys: Iterable[str]) -> dict[str, tuple[int, dict[int, str]]]:
 
 
 def _inside(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
+    return variable.value if isinstance(variable, WRAPPERS) else variable

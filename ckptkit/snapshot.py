@@ -37,7 +37,7 @@ from ckptkit.held import Held, HeldValue
 from ckptkit.reading import CheckpointFile
 from ckptkit.replicas import is_distributed, name_of, replicas_of
 from ckptkit.untracked import untracked
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import WRAPPERS
 
 __all__ = [
     "ADDITION",
@@ -73,7 +73,7 @@ _POSITION = "_STATE"  # what TensorFlow calls an iterator's only value
 # A TrackableObjectGraph proto; generated classes are Any to a type checker.
 ObjectGraph: TypeAlias = Any
 _PLAIN_SERIALIZERS = (
-    keras.Variable._serialize_to_tensors,
+    *(wrapper._serialize_to_tensors for wrapper in WRAPPERS),
     resource_variable_ops.BaseResourceVariable._serialize_to_tensors,
 )
 _new_graph = trackable_object_graph_pb2.TrackableObjectGraph
@@ -240,13 +240,13 @@ def read_extras(file: CheckpointFile) -> dict[str, tf.Tensor]:
 
 def resource_variable(trackable: Any) -> tf.Variable | None:
     """Return the resource variable behind a trackable, be it one or one a replica; None where there is none."""
-    value = trackable.value if isinstance(trackable, keras.Variable) else trackable
+    value = trackable.value if isinstance(trackable, WRAPPERS) else trackable
     return value if resource_variable_ops.is_resource_variable(value) else None
 
 
 def is_variable(trackable: Any) -> bool:
     """Say whether a trackable is a variable of any kind."""
-    return isinstance(trackable, (keras.Variable, tf.Variable)) or is_distributed(trackable)
+    return isinstance(trackable, (*WRAPPERS, tf.Variable)) or is_distributed(trackable)
 
 
 def assign(variable: tf.Variable, value: tf.Tensor) -> None:

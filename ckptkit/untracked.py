@@ -18,13 +18,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import SEED_GENERATORS, WRAPPERS, keras
 
 __all__ = ["METRICS", "is_lazy", "is_unbuilt", "untracked", "when_built"]
 
 METRICS = ":#metrics:"  # in the name of a metric's variable: these come and go with compile(), and may be missing
 _OWNERS = (keras.layers.Layer, keras.optimizers.Optimizer)
-_ITEMS = (*_OWNERS, keras.Variable, tf.Variable)
+_ITEMS = (*_OWNERS, *WRAPPERS, tf.Variable)
 _BOOKKEEPING = frozenset(
     {"_tracker", "_inbound_nodes", "_outbound_nodes", "_metrics", "_losses", "_compile_metrics", "_loss_tracker"}
 )
@@ -106,14 +106,14 @@ class _Walk:
             if id(item) in self.seen:
                 continue
             self.seen[id(item)] = item
-            if isinstance(item, keras.Variable):
+            if isinstance(item, WRAPPERS):
                 self.seen[id(item.value)] = item.value
             if isinstance(item, _OWNERS):
                 self.owners.append((item, at))
             queue.extend((child, _join(at, name)) for name, child in self._children_of(item).items())
 
     def has(self, variable: Any) -> bool:
-        return id(variable) in self.seen or (isinstance(variable, keras.Variable) and id(variable.value) in self.seen)
+        return id(variable) in self.seen or (isinstance(variable, WRAPPERS) and id(variable.value) in self.seen)
 
 
 def _members(owner: Any) -> Iterator[tuple[str, Any]]:
@@ -124,7 +124,7 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, keras.random.SeedGenerator):
+    if isinstance(value, SEED_GENERATORS):
         yield name, value.state
     elif isinstance(value, _ITEMS):
         yield name, value

@@ -13,11 +13,28 @@ import pytest
 from tests.fork_server import ForkServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+IS_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")  # without loading it
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_ignore_collect(collection_path):
+    """Leave out what is not of the core, on Keras 2: ``TF_USE_LEGACY_KERAS=1 python -m pytest``."""
+    if IS_LEGACY and collection_path.name.startswith("test_"):
+        return None if "mark.core" in collection_path.read_text() else True
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    """Deselect what is not of the core, on Keras 2, and keep together what is made once."""
+    if IS_LEGACY:
+        outside = [item for item in items if item.get_closest_marker("core") is None]
+        items[:] = [item for item in items if item.get_closest_marker("core") is not None]
+        config.hook.pytest_deselected(items=outside)
+    _keep_together(items)
+
+
+def _keep_together(items):
     """Keep tests that share what is made once a module on one worker: each that has one of them makes it."""
     for item in items:
         parameters = getattr(item, "callspec", SimpleNamespace(params={})).params

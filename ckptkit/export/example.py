@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from ckptkit.export.state import no_weights
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import keras, tree
 
 __all__ = ["by_name", "inputs_like", "named", "outputs_of", "signature_of"]
 
@@ -41,17 +41,17 @@ def signature_of(model: keras.Model, given: Any = None) -> Any:
         is_wrapped = isinstance(given, (list, tuple)) and len(given) == 1
         given = given[0] if is_wrapped else given
         inputs = _inputs_of(model)
-        if inputs is not None and len(keras.tree.flatten(inputs)) != len(keras.tree.flatten(given)):
+        if inputs is not None and len(tree.flatten(inputs)) != len(tree.flatten(given)):
             raise ValueError(
-                f"input_signature has {len(keras.tree.flatten(given))} inputs, and {model.name} takes "
-                f"{len(keras.tree.flatten(inputs))}."
+                f"input_signature has {len(tree.flatten(given))} inputs, and {model.name} takes "
+                f"{len(tree.flatten(inputs))}."
             )
-        return keras.tree.map_structure(_spec, given)
+        return tree.map_structure(_spec, given)
     if not model.built:
         raise ValueError(f"{model.name} is not built: call it on a batch, or fit it, before it is saved.")
     inputs = _inputs_of(model)
     if inputs is not None:
-        return keras.tree.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype, t.name), inputs)
+        return tree.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype, t.name), inputs)
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
     if len(shapes) != 1 or None in shapes.values():
@@ -65,24 +65,20 @@ def signature_of(model: keras.Model, given: Any = None) -> Any:
 def inputs_like(signature: Any) -> list[Any]:
     """Make inputs for a signature, a structure a batch size: numbers in [0, 1), whole numbers 0 and 1, short texts."""
     random = np.random.default_rng(0)
-    return [
-        keras.tree.map_structure(functools.partial(_made, batch=batch, random=random), signature) for batch in _BATCHES
-    ]
+    return [tree.map_structure(functools.partial(_made, batch=batch, random=random), signature) for batch in _BATCHES]
 
 
 def outputs_of(model: keras.Model, inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Return what a model makes of inputs, not in training, by the names of its outputs; the model stays as it was."""
     with _variables_kept(model):
-        outputs = named(model, model(keras.tree.map_structure(tf.constant, inputs), training=False))
+        outputs = named(model, model(tree.map_structure(tf.constant, inputs), training=False))
     return by_name(outputs)
 
 
 def by_name(outputs: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Return outputs as arrays by name, those inside of one numbered; of a single one the name is empty."""
     outputs = outputs if isinstance(outputs, dict) else {"": outputs}
-    leaves = {
-        f"{name}{at or ''}": leaf for name, each in outputs.items() for at, leaf in enumerate(keras.tree.flatten(each))
-    }
+    leaves = {f"{name}{at or ''}": leaf for name, each in outputs.items() for at, leaf in enumerate(tree.flatten(each))}
     return {name: _plain(leaf) for name, leaf in leaves.items()}
 
 

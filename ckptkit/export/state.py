@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from ckptkit.errors import ArtifactError
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import WRAPPERS, keras, tree
 
 __all__ = ["assign", "no_weights", "to_arrays"]
 
@@ -30,7 +30,7 @@ def no_weights(model: keras.Model) -> list[keras.Variable]:
     found = [variable for variable in model.variables if id(variable) not in weights]
     for layer in model._flatten_layers():  # a stateful RNN's states are in no list of Keras'
         states = getattr(layer, "states", None)
-        found += [state for state in keras.tree.flatten(states) if isinstance(state, keras.Variable)]
+        found += [state for state in tree.flatten(states) if isinstance(state, WRAPPERS)]
     return found
 
 

@@ -34,7 +34,7 @@ from ckptkit.export.custom_code import custom_objects_of, homes_of, why_not_revi
 from ckptkit.export.example import by_name, inputs_like, outputs_of, signature_of
 from ckptkit.export.formats import READERS
 from ckptkit.export.state import no_weights
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import keras, tree
 
 __all__ = ["Checks", "main"]
 
@@ -149,7 +149,7 @@ class Checks:
     def _ask_child(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="ckptkit-") as folder:
             arrays: dict[str, np.ndarray[Any, Any]] = {}
-            templates = [keras.tree.map_structure(lambda leaf: _store(arrays, leaf), each) for each in self._inputs]
+            templates = [tree.map_structure(lambda leaf: _store(arrays, leaf), each) for each in self._inputs]
             names = [{name: _store(arrays, each) for name, each in outputs.items()} for outputs in self._outputs]
             np.savez(os.path.join(folder, "arrays.npz"), allow_pickle=False, **arrays)
             place = os.path.join(folder, "request.json")
@@ -289,7 +289,7 @@ def _other_outputs(model: Any, inputs: Any, outputs: Any, tolerance: float) -> s
 def _other_answers(path: str, inputs: Any, outputs: Any, tolerance: float) -> str | None:
     for each, expected in zip(inputs, outputs):
         served = tf.saved_model.load(path)  # anew: what keeps a state begins with that of the model each time
-        answer = by_name(served.serve(keras.tree.map_structure(tf.constant, each)))
+        answer = by_name(served.serve(tree.map_structure(tf.constant, each)))
         wrong = _difference(answer, expected, tolerance)
         if wrong is not None:
             return f"its signature: {wrong}"
@@ -346,7 +346,7 @@ def _store(arrays: dict[str, np.ndarray[Any, Any]], value: Any) -> str:
 
 
 def _filled(template: Any, arrays: Mapping[str, Any]) -> Any:
-    return keras.tree.map_structure(lambda name: arrays[name], template)
+    return tree.map_structure(lambda name: arrays[name], template)
 
 
 def _import_paths() -> list[str]:
