@@ -35,7 +35,7 @@ from ckptkit.errors import CheckpointDamagedError, CheckpointError
 from ckptkit.graph_watch import GraphWatch
 from ckptkit.held import Held, HeldValue
 from ckptkit.reading import CheckpointFile
-from ckptkit.replicas import is_distributed, name_of, replicas_of
+from ckptkit.replicas import is_distributed, name_of, reduction_of, replica_count, replicas_of
 from ckptkit.untracked import untracked
 from ckptkit.which_keras import WRAPPERS
 
@@ -136,7 +136,7 @@ class CheckpointGraph:
     def variables(self) -> list[tuple[Any, tf.Tensor]]:
         """Return every variable with its value, held as it is now; of a distributed one, those of its replicas."""
         found = [data.trackable for data in self.live() if is_variable(data.trackable)]
-        parts = [part for variable in found for part in replicas_of(variable) or (variable,)]
+        parts = [part for variable in found for part in replicas_of(variable).values() or (variable,)]
         return [(part, tf.convert_to_tensor(part)) for part in parts]
 
     def live(self) -> list[Any]:
@@ -471,14 +471,18 @@ def _owner(serialized: Any) -> Any:
 
 def _read(serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[HeldValue]:
     for each, tensors in serialized:
-        variable, replicas = _plain_variable(each), replicas_of(_owner(each))
+        variable, owner = _plain_variable(each), _owner(each)
+        replicas, reduction = replicas_of(owner), reduction_of(owner)
         for key, value in tensors.items():
+            if reduction:  # not now: it takes a word with all workers, and who writes it asks them anyway
+                yield HeldValue(key, "", _hold(next(iter(replicas.values())), None), reduction)
+                value = {}
             for slice_spec, item in (value if isinstance(value, dict) else {"": value}).items():
                 tensor = _hold(variable, item)
                 if tensor is not None:
                     yield HeldValue(key, slice_spec, tensor)
-            for number, replica in enumerate(replicas):
-                yield HeldValue(name_of(key, number, len(replicas)), "", _hold(replica, None))
+            for number, replica in replicas.items():
+                yield HeldValue(name_of(key, number, replica_count(owner)), "", _hold(replica, None))
 
 
 def _hold(variable: tf.Variable | None, item: Any) -> tf.Tensor | None:

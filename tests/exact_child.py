@@ -61,7 +61,7 @@ class Killer(keras.callbacks.Callback):
 
 def digest(variables):
     """Return a hash of the variables' bytes, dtypes and shapes, those of all replicas, in their order."""
-    parts = [np.asarray(part) for variable in variables for part in replicas_of(variable) or (variable,)]
+    parts = [np.asarray(part) for variable in variables for part in replicas_of(variable).values() or (variable,)]
     facts = [f"{part.dtype}{part.shape}".encode() + part.tobytes() for part in parts]
     return hashlib.sha256(b"".join(facts)).hexdigest()[:16]
 

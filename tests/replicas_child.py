@@ -58,7 +58,7 @@ def trained(devices=2, fit=True):
 def values(model):
     """Return the values of every replica of everything, the model's first and the metrics' last."""
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    return [[np.asarray(part).tolist() for part in replicas_of(v) or (v,)] for v in variables]
+    return [[np.asarray(part).tolist() for part in replicas_of(v).values() or (v,)] for v in variables]
 
 
 def save(folder):
@@ -106,7 +106,9 @@ def restore_before_the_build(folder):
         manager = ckptkit.CheckpointManager(tf.train.Checkpoint(model=again), folder + "-unbuilt", 3)
         manager.restore()
         again.build((None, 6))
-        ours, theirs = ([[p.numpy().tolist() for p in replicas_of(v)] for v in m.variables] for m in (again, model))
+        ours, theirs = (
+            [[p.numpy().tolist() for p in replicas_of(v).values()] for v in m.variables] for m in (again, model)
+        )
         return {"restored": ours, "saved": theirs, "left": manager.leftovers()}
 
 
@@ -135,7 +137,7 @@ def restore_plainly(folder):
         variables = {"mirrored": tf.Variable([0.0, 0.0]), "counter": counter()}
     mirrored, counted = variables["mirrored"], variables["counter"]
     mirrored.assign([1.0, 2.0])
-    for number, replica in enumerate(replicas_of(counted)):
+    for number, replica in replicas_of(counted).items():
         replica.assign(10.0 + number)
     ckptkit.CheckpointManager(tf.train.Checkpoint(**variables), folder + "-plain", 3).save()
     with tf.distribute.get_strategy().scope():

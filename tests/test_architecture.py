@@ -39,6 +39,7 @@ FLOORS = [
         "stats",
         "tolerance",
         "varint",
+        "worker_keys",
     },
     {"failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
     {"policies", "preservation", "table"},
@@ -58,7 +59,7 @@ FLOORS = [
     {"option_rules", "verifying", "yaml_file"},
     {"options", "repairing"},
     # Keras and TensorFlow from here on.
-    {"which_keras"},
+    {"cluster", "which_keras"},
     {"export.state", "graph_watch", "reading", "replicas", "untracked"},
     {"held"},
     {"snapshot"},

@@ -67,7 +67,7 @@ def test_plain_tensorflow_restores_the_common_value(scenes):
 
 
 def test_a_plain_variable_has_no_replicas():
-    assert replicas_of(tf.Variable(1.0)) == ()
+    assert replicas_of(tf.Variable(1.0)) == {}
 
 
 def test_names_tell_the_key_the_replica_and_their_number():
