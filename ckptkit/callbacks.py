@@ -45,7 +45,7 @@ from ckptkit.fit_place import STATE, Place, fits_of
 from ckptkit.held import Held
 from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
-from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
+from ckptkit.options import DEFAULT_LIMIT, WORKER_TIMEOUT_SECS, TrainingCheckpointOptions
 from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.preservation import All, Best, Latest, PreservationPolicy
@@ -58,7 +58,15 @@ __all__ = ["TrainingCheckpoint"]
 
 _log = logging.getLogger("ckptkit")
 _ORDER = 0  # before exports, which want the final save behind them
-_OF_MANAGER = ("max_to_keep", "preservation_policy", "async_save", "durable", "on_save_error", "max_save_errors")
+_OF_MANAGER = (
+    "max_to_keep",
+    "preservation_policy",
+    "async_save",
+    "durable",
+    "on_save_error",
+    "max_save_errors",
+    "worker_timeout_secs",
+)
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
 _managers: weakref.WeakValueDictionary[str, CheckpointManager] = weakref.WeakValueDictionary()
@@ -98,6 +106,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         durable: Whether files are flushed to the disk before a checkpoint counts as saved.
         on_save_error: ``"raise"`` at the next step, or ``"warn"`` to log a failed save and train on.
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
+        worker_timeout_secs: How long workers that train together wait for each other at a save; see
+            :class:`CheckpointManager`.
         input_state: How the place in the training data is kept: ``"iterator"`` saves the state of its iterator, and a
             resume takes the same time wherever it was; ``"replay"`` draws and drops the batches before it;
             ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
@@ -133,6 +143,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         durable: bool = True,
         on_save_error: str = "raise",
         max_save_errors: int | None = MAX_SAVE_ERRORS,
+        worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
@@ -155,6 +166,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             durable=durable,
             on_save_error=on_save_error,
             max_save_errors=max_save_errors,
+            worker_timeout_secs=worker_timeout_secs,
             input_state=input_state,
             max_input_state_bytes=max_input_state_bytes,
         )

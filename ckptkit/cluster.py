@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Cluster", "cluster_of"]
+__all__ = ["Cluster", "cluster_of", "is_in_cluster", "said"]
 
 _JOBS = ("chief", "worker")  # in the order in which TensorFlow numbers them
 _LONGEST = 2048  # bytes of a message
@@ -77,7 +77,7 @@ class Cluster:
         Args:
             message: Said by the chief; JSON, 2048 bytes at the most. What another one says is not heard.
         """
-        content = json.dumps(message).encode() if self.is_chief else b""
+        content = json.dumps(message, ensure_ascii=False).encode() if self.is_chief else b""
         if len(content) > _LONGEST:
             raise ValueError(f"a message to all workers may take {_LONGEST} bytes, got {len(content)}.")
         row = self._total([len(content), *content, *[0] * (_LONGEST - len(content))])
@@ -115,6 +115,20 @@ def cluster_of(variables: Iterable[Any]) -> Cluster | None:
                 _known[strategy] = _read(strategy)
             return _known[strategy]
     return None
+
+
+def is_in_cluster() -> bool:
+    """Say whether TensorFlow runs as one of several processes here; that costs nothing to ask."""
+    return any("/job:" in device.name and "/job:localhost/" not in device.name for device in _devices())
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says, as much of it as a message to all workers has room for."""
+    return str(error).encode()[: _LONGEST // 2].decode(errors="ignore")
+
+
+def _devices() -> list[Any]:
+    return list(tf.config.list_logical_devices("CPU"))
 
 
 def _read(strategy: tf.distribute.Strategy) -> Cluster | None:

@@ -17,8 +17,9 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-from ckptkit import restoring
-from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
+from ckptkit import errors, restoring
+from ckptkit.cluster import Cluster, said
+from ckptkit.errors import CheckpointDamagedError, CheckpointError, CheckpointNotFoundError, WorkerError
 from ckptkit.finding import find, nothing_to_restore
 from ckptkit.ledger import Ledger
 from ckptkit.listing import DirectoryReader
@@ -47,6 +48,9 @@ class Reader:
         ledger: What is known of it; entered under ``lock``.
         lock: Guards the ledger.
         graph: The objects to restore.
+
+    Attributes:
+        worker: The number of this worker of a cluster, and how many there are.
     """
 
     def __init__(self, store: Store, ledger: Ledger, lock: threading.RLock, graph: CheckpointGraph) -> None:
@@ -54,6 +58,7 @@ class Reader:
         self._ledger = ledger
         self._lock = lock
         self._graph = graph
+        self.worker = (0, 1)
 
     def refresh(self) -> None:
         """Look at the directory, and enter what is there."""
@@ -62,19 +67,26 @@ class Reader:
             self._ledger.adopt(listing, time.time())
 
     def restore(
-        self, which: Which, *, strict: bool = True, before: Before | None = None
+        self, which: Which, *, strict: bool = True, before: Before | None = None, cluster: Cluster | None = None
     ) -> tuple[CheckpointRecord, restoring.Pending]:
         """Restore the objects, all of them or none; see :meth:`ckptkit.CheckpointManager.restore`.
 
+        Args:
+            which: What to restore; in a cluster the chief looks for it.
+            strict: Whether anything that does not fit is an error.
+            before: Called before anything is assigned.
+            cluster: The workers that do this together: all of them restore the same checkpoint, or none does.
+
         Returns:
             The record of the checkpoint that was restored, and what still waits for its objects.
+
+        Raises:
+            WorkerError: Another worker could not.
         """
-        while True:
-            self.refresh()
-            try:
-                return self._first_of(self._wanted(which), which, strict, before)
-            except _GoneError as error:
-                _log.info("%s was deleted by its writer while it was read; looking again.", error)
+        if cluster is None:
+            return self._restore(which, strict, before, lambda record: None)
+        self.worker = (cluster.index, cluster.count)
+        return (self._lead if cluster.is_chief else self._follow)(which, strict, before, cluster)
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what was saved beside the objects, as tensors on the host."""
@@ -86,6 +98,60 @@ class Reader:
         with self._opened(record) as file:
             restoring.restore(self._graph, file)
 
+    def _restore(
+        self, which: Which, strict: bool, before: Before | None, ready: Callable[[CheckpointRecord], None]
+    ) -> tuple[CheckpointRecord, restoring.Pending]:
+        while True:
+            self.refresh()
+            try:
+                return self._first_of(self._wanted(which), which, strict, before, ready)
+            except _GoneError as error:
+                _log.info("%s was deleted by its writer while it was read; looking again.", error)
+
+    def _lead(
+        self, which: Which, strict: bool, before: Before | None, cluster: Cluster
+    ) -> tuple[CheckpointRecord, restoring.Pending]:
+        """Restore as the chief: what it has chosen and read it tells the others."""
+        has_told = False
+
+        def ready(record: CheckpointRecord) -> None:
+            nonlocal has_told
+            has_told = True
+            cluster.told({"name": record.name})
+            _require_all_ready(cluster, record)
+
+        try:
+            return self._restore(which, strict, before, ready)
+        except Exception as error:
+            if not has_told:
+                cluster.told({"error": type(error).__name__, "says": said(error)})
+            raise
+
+    def _follow(
+        self, which: Which, strict: bool, before: Before | None, cluster: Cluster
+    ) -> tuple[CheckpointRecord, restoring.Pending]:
+        """Restore what the chief has chosen."""
+        told = cluster.told()
+        if "error" in told:
+            kind = getattr(errors, told["error"], CheckpointError)
+            raise kind(f"{told['says']}\n{cluster.name(0)} has said so.")
+        is_ready = False
+
+        def ready(record: CheckpointRecord) -> None:
+            nonlocal is_ready
+            is_ready = True
+            _require_all_ready(cluster, record)
+
+        try:
+            self.refresh()
+            named = [record for record in self._ledger.records if record.name == told["name"]]
+            record = (named or self._wanted(which))[0]
+            return record, self._restored(record, strict, before, ready)
+        except Exception:
+            if not is_ready:
+                cluster.failed(fine=False)
+            raise
+
     def _wanted(self, which: Which) -> list[CheckpointRecord]:
         """Return what to restore, in order of preference."""
         if which != "latest":
@@ -95,11 +161,16 @@ class Reader:
         return self._ledger.newest_first()
 
     def _first_of(
-        self, records: Sequence[CheckpointRecord], which: Which, strict: bool, before: Before | None
+        self,
+        records: Sequence[CheckpointRecord],
+        which: Which,
+        strict: bool,
+        before: Before | None,
+        ready: Callable[[CheckpointRecord], None],
     ) -> tuple[CheckpointRecord, restoring.Pending]:
         for record in records:
             try:
-                return record, self._restored(record, strict, before)
+                return record, self._restored(record, strict, before, ready)
             except CheckpointDamagedError as error:
                 if not _is_there(record):
                     raise _GoneError(record.prefix) from error
@@ -109,7 +180,13 @@ class Reader:
                 self._ledger.damaged[record.name] = str(error)
         raise nothing_to_restore(self._ledger, self._store.directory)
 
-    def _restored(self, record: CheckpointRecord, strict: bool, before: Before | None) -> restoring.Pending:
+    def _restored(
+        self,
+        record: CheckpointRecord,
+        strict: bool,
+        before: Before | None,
+        ready: Callable[[CheckpointRecord], None],
+    ) -> restoring.Pending:
         # Opened first: what is verified, and what is deleted from here on, is what is read.
         with self._opened(record) as file:
             try:
@@ -118,7 +195,9 @@ class Reader:
                 raise CheckpointDamagedError(f"checkpoint {record.prefix} cannot be read: {error}") from error
             if before is not None:
                 before(record, read_extras(file))
-            return restoring.restore(self._graph, file, strict=strict, foreign=record.foreign)
+            return restoring.restore(
+                self._graph, file, strict=strict, foreign=record.foreign, ready=lambda: ready(record)
+            )
 
     @contextmanager
     def _opened(self, record: CheckpointRecord) -> Iterator[CheckpointFile]:
@@ -126,7 +205,7 @@ class Reader:
         with self._lock:
             self._ledger.being_read.append(record.name)
         try:
-            with CheckpointFile(record.prefix) as file:
+            with CheckpointFile(record.prefix, self.worker) as file:
                 yield file
         except CheckpointDamagedError:
             with self._lock:
@@ -135,6 +214,15 @@ class Reader:
         finally:
             with self._lock:
                 self._ledger.being_read.remove(record.name)
+
+
+def _require_all_ready(cluster: Cluster, record: CheckpointRecord) -> None:
+    failed = cluster.failed(fine=True)
+    if failed:
+        raise WorkerError(
+            f"{record.prefix} was not restored: {cluster.names(failed)} of {cluster.count} could not read it, or it "
+            "does not fit there; the log of that worker says why. Nothing was assigned in any worker."
+        )
 
 
 def _is_there(record: CheckpointRecord) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "reduction_of",
     "replica_count",
     "replicas_of",
+    "unwrapped",
 ]
 
 _PREFIX = "_CKPTKIT_REPLICA/"
@@ -42,12 +43,12 @@ _NAME = re.compile(rf"{_PREFIX}([0-9]{{1,9}})-of-([0-9]{{1,9}})/(.*)", re.DOTALL
 
 def is_distributed(value: Any) -> bool:
     """Say whether a value is one a replica, whatever a Keras variable around it looks like."""
-    return isinstance(_inside(value), tf.distribute.DistributedValues)
+    return isinstance(unwrapped(value), tf.distribute.DistributedValues)
 
 
 def replica_count(variable: Any) -> int:
     """Return how many replicas a variable has, those in other processes included; 1 where there is only one."""
-    inside = _inside(variable)
+    inside = unwrapped(variable)
     if not is_distributed(inside):
         return 1
     cluster = cluster_of([inside])
@@ -58,14 +59,14 @@ def replicas_of(variable: Any) -> dict[int, tf.Variable]:
     """Return the variables of the replicas in this process, by their number; none where there is only one in all."""
     if replica_count(variable) == 1:
         return {}
-    inside = _inside(variable)
+    inside = unwrapped(variable)
     cluster = cluster_of([inside])
     return dict(enumerate(inside.values, 0 if cluster is None else cluster.first_replica))
 
 
 def reduction_of(variable: Any) -> str:
     """Return how to make the common value of what all workers hold: ``sum``, ``mean``, or "" if any of them has it."""
-    inside = _inside(variable)
+    inside = unwrapped(variable)
     if not is_distributed(inside) or cluster_of([inside]) is None:
         return ""
     if getattr(inside, "synchronization", None) != tf.VariableSynchronization.ON_READ:
@@ -102,5 +103,6 @@ def names_in(keys: Iterable[str]) -> dict[str, tuple[int, dict[int, str]]]:
     return found
 
 
-def _inside(variable: Any) -> Any:
+def unwrapped(variable: Any) -> Any:
+    """Return TensorFlow's variable, whatever a Keras variable around it looks like."""
     return variable.value if isinstance(variable, WRAPPERS) else variable

@@ -31,11 +31,12 @@ from tensorflow.python.ops import resource_variable_ops, stateful_random_ops
 from tensorflow.python.trackable import base
 from tensorflow.python.training.saving import saveable_object, saveable_object_util
 
+from ckptkit.cluster import Cluster, cluster_of, is_in_cluster
 from ckptkit.errors import CheckpointDamagedError, CheckpointError
 from ckptkit.graph_watch import GraphWatch
 from ckptkit.held import Held, HeldValue
 from ckptkit.reading import CheckpointFile
-from ckptkit.replicas import is_distributed, name_of, reduction_of, replica_count, replicas_of
+from ckptkit.replicas import is_distributed, name_of, reduction_of, replica_count, replicas_of, unwrapped
 from ckptkit.untracked import untracked
 from ckptkit.which_keras import WRAPPERS
 
@@ -138,6 +139,12 @@ class CheckpointGraph:
         found = [data.trackable for data in self.live() if is_variable(data.trackable)]
         parts = [part for variable in found for part in replicas_of(variable).values() or (variable,)]
         return [(part, tf.convert_to_tensor(part)) for part in parts]
+
+    def cluster(self) -> Cluster | None:
+        """Return the workers that train these objects together, None if it is this process alone."""
+        if not is_in_cluster():
+            return None
+        return cluster_of(unwrapped(data.trackable) for data in self.live())
 
     def live(self) -> list[Any]:
         """Return TensorFlow's description of each live object: ``trackable``, ``object_name`` and more."""

@@ -41,7 +41,7 @@ FLOORS = [
         "varint",
         "worker_keys",
     },
-    {"failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
+    {"coordination", "failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
     {"policies", "preservation", "table"},
     {"bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
@@ -78,7 +78,7 @@ FLOORS = [
     {"export.verification"},
     {"finished_fits", "fit", "fit_callbacks", "fit_model", "fit_place", "interval", "save_options"},
     {"fit_inputs"},
-    {"reader", "saving"},
+    {"following", "reader", "saving"},
     {"saver"},
     {"manager"},
     {"leaving"},
