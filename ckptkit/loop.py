@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ckptkit import randomness
 from ckptkit.errors import CheckpointMismatchError, CheckpointNotFoundError
-from ckptkit.input_position import InputPosition
+from ckptkit.input_position import InputPosition, shared_out_anew
 from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
@@ -248,6 +248,8 @@ class TrainingLoop:
                     "Restore it with manager.restore() and save to another directory, which then begins at epoch 0."
                 )
             state = unpack(values, _STATE)
+            if record.workers != self.manager.workers:
+                state = _shared_out_anew(state, is_new=self.manager.worker >= record.workers)
             if state["epoch"] < self._epochs:
                 self._input.compare(*state["input"])
             states.append(state)
@@ -266,7 +268,7 @@ class TrainingLoop:
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self._iterator = None
         if self.epoch < self._epochs:
-            randomness.reinstate(state["random"])
+            randomness.reinstate(state.get("random", {}))
             self._input.move_to(*state["input"])
             if self._validation is not None and "validation" in state:
                 shared = self._input.shares_a_shuffle(self._validation)
@@ -274,6 +276,12 @@ class TrainingLoop:
                     self._input.carry(self._validation, *state["validation"])
                 self._validation.move_to(*state["validation"], is_caught_up=shared)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, self.step, self.epoch, self.batch)
+
+
+def _shared_out_anew(state: Mapping[str, Any], *, is_new: bool) -> dict[str, Any]:
+    """Return the state for another number of workers; a new one has drawn no random numbers yet."""
+    places = {name: (shared_out_anew(state[name][0]), ()) for name in ("input", "validation") if name in state}
+    return {name: value for name, value in state.items() if name != "random" or not is_new} | places
 
 
 _END = object()

@@ -156,7 +156,7 @@ class CheckpointManager:
             store, self._ledger, state_lock, graph, checkpoint_name, tolerance, options.worker_timeout_secs
         )
         self._reader = reader = Reader(store, self._ledger, state_lock, graph)
-        graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done, reader.worker))
+        graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done, reader.index))
         self._reader.refresh()
         self._pending: restoring.Pending | None = None
 
@@ -176,6 +176,18 @@ class CheckpointManager:
     def checkpoint_interval(self) -> int | None:
         """Fewest steps between two saves, or None."""
         return self._interval.fewest
+
+    @property
+    def workers(self) -> int:
+        """How many workers train together and share these checkpoints; 1 where it is this process alone."""
+        cluster = self._workers()
+        return 1 if cluster is None else cluster.count
+
+    @property
+    def worker(self) -> int:
+        """The number of this worker, 0 for the one that writes."""
+        cluster = self._workers()
+        return 0 if cluster is None else cluster.index
 
     @property
     def save_policy(self) -> SavePolicy | None:
@@ -501,6 +513,8 @@ class CheckpointManager:
         self._saver.writer.wait()
         record, pending = self._reader.restore(which, strict=strict, before=before, cluster=self._workers())
         self._pending = pending if strict else None
+        if record.workers != self.workers and not self._read_only:
+            _log.warning("%s", restoring.of_other_workers(record.prefix, record.workers, self.workers))
         self._ledger.resumed_from = record.name
         self.begin_at(record.step, record.epoch or 0)
         self._interval.begin_here()

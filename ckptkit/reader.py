@@ -50,7 +50,7 @@ class Reader:
         graph: The objects to restore.
 
     Attributes:
-        worker: The number of this worker of a cluster, and how many there are.
+        index: The number of this worker of a cluster.
     """
 
     def __init__(self, store: Store, ledger: Ledger, lock: threading.RLock, graph: CheckpointGraph) -> None:
@@ -58,7 +58,7 @@ class Reader:
         self._ledger = ledger
         self._lock = lock
         self._graph = graph
-        self.worker = (0, 1)
+        self.index = 0
 
     def refresh(self) -> None:
         """Look at the directory, and enter what is there."""
@@ -85,7 +85,7 @@ class Reader:
         """
         if cluster is None:
             return self._restore(which, strict, before, lambda record: None)
-        self.worker = (cluster.index, cluster.count)
+        self.index = cluster.index
         return (self._lead if cluster.is_chief else self._follow)(which, strict, before, cluster)
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
@@ -205,7 +205,7 @@ class Reader:
         with self._lock:
             self._ledger.being_read.append(record.name)
         try:
-            with CheckpointFile(record.prefix, self.worker) as file:
+            with CheckpointFile(record.prefix, (self.index, record.workers)) as file:
                 yield file
         except CheckpointDamagedError:
             with self._lock:

@@ -46,8 +46,8 @@ class CheckpointFile:
 
     Args:
         prefix: Path stem as TensorFlow takes it.
-        worker: The number of the worker that reads, of several, and how many there are. It sees its own values in the
-            place of the chief's, as far as it has any; those of others it does not see.
+        worker: The number of the worker that reads, and how many there were when it was saved, None if nobody knows. It
+            sees its own values in the place of the chief's, as far as it has any; those of others it does not see.
 
     Attributes:
         types, shapes: Of each tensor, by its key.
@@ -57,7 +57,7 @@ class CheckpointFile:
         CheckpointDamagedError: Its index cannot be read, or one of its shards is missing.
     """
 
-    def __init__(self, prefix: str, worker: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, prefix: str, worker: tuple[int, int | None] = (0, 1)) -> None:
         self.prefix = prefix
         self._bundle: Bundle | None = None
         try:

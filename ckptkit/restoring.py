@@ -137,16 +137,16 @@ def restore(
     return pending
 
 
-def complete(graph: CheckpointGraph, prefix: str, done: set[str], worker: tuple[int, int] = (0, 1)) -> None:
+def complete(graph: CheckpointGraph, prefix: str, done: set[str], index: int = 0) -> None:
     """Restore what TensorFlow's own ``checkpoint.restore`` has left, as far as it fits.
 
     Args:
         graph: The live objects.
         prefix: Path stem of the checkpoint.
         done: Keys of the values that TensorFlow has restored.
-        worker: The number of this worker, of several, and how many there are.
+        index: The number of this worker of a cluster.
     """
-    with CheckpointFile(prefix, worker) as file:
+    with CheckpointFile(prefix, (index, None)) as file:
         saved: ObjectGraph = read_graph(file)
         match = _Match(graph.live(), saved, file, foreign=False)
         plain = plain_keys(saved)
@@ -161,6 +161,21 @@ def complete(graph: CheckpointGraph, prefix: str, done: set[str], worker: tuple[
     match.until_built = {node: name for node, name in match.until_built.items() if match.key(node) not in plain}
     match.leave_out(plain)
     Pending(prefix, graph, saved)._wait(match, values)
+
+
+def of_other_workers(prefix: str, saved: int, now: int) -> str:
+    """Return what to say where another number of workers goes on."""
+    return (
+        f"{prefix} was saved by {saved} workers that trained together, and there are {now} now. Exact are step, epoch, "
+        "weights, optimizer, and whatever else all workers had in common. Not exact are: BatchNorm statistics and "
+        "metrics of the epoch under way, of which each replica takes the common value or its share; the place in the "
+        "data, where each worker goes on behind as many batches of its own new share, so that some come twice and some "
+        f"not in this epoch; random numbers of a worker's own, {_new_ones(saved, now)}."
+    )
+
+
+def _new_ones(saved: int, now: int) -> str:
+    return "of which those of the workers that are gone are lost" if now < saved else "which a new worker begins anew"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class Saver:
         self._tolerance = tolerance
         self._worker_timeout_secs = worker_timeout_secs
         self._session: Session | None = None
+        self._follows = False
         self._refresh: Callable[[], None] = lambda: None
         self._buffers = StagingBuffers()
         self._directory_lock: DirectoryLock | None = None
@@ -146,7 +147,7 @@ class Saver:
         try:
             held = self._graph.take(state) if held is None else held
         except BaseException as error:
-            if joined is not None and self._is_chief:
+            if joined is not None and not self._follows:
                 joined.end(str(error))
             raise
         now = time.perf_counter()
@@ -164,7 +165,7 @@ class Saver:
                 self.log_costs()
 
         job: SaveJob | FollowJob
-        if joined is not None and not self._is_chief:
+        if joined is not None and self._follows:
             job = self._following(number, held, joined, ended)
         else:
             job = SaveJob(
@@ -173,7 +174,7 @@ class Saver:
                 self._lock,
                 f"{self._name}-{number}",
                 held,
-                {"step": number, "seconds": {"blocked": now - began}, **facts},
+                {"step": number, "workers": self._workers, "seconds": {"blocked": now - began}, **facts},
                 self._buffers,
                 callbacks,
                 ended,
@@ -259,23 +260,27 @@ class Saver:
         if not self.recorder.counts_steps:
             self.recorder.settle()
         for cost in self.recorder.take_settled():
-            _log.info("%s", cost.line(os.path.join(self._store.directory, f"{self._name}-{cost.step}")))
+            _log.log(
+                logging.DEBUG if self.is_following else logging.INFO,
+                "%s",
+                cost.line(os.path.join(self._store.directory, f"{self._name}-{cost.step}")),
+            )
+
+    @property
+    def _workers(self) -> int:
+        return 1 if self._session is None else len(self._session.names)
 
     @property
     def is_following(self) -> bool:
         """Whether another worker of a cluster writes the checkpoints."""
-        return not self._is_chief
-
-    @property
-    def _is_chief(self) -> bool:
-        return self._session is None or self._session.is_chief
+        return self._follows
 
     def _following(self, number: int, held: Held, joined: SaveRound, ended: Callable[[Took | None], None]) -> FollowJob:
         assert self._session is not None
         return FollowJob(
             f"{self._name}-{number} to {self._store.directory}",
             held,
-            (self._session.index, len(self._session.names)),
+            (self._session.index, self._workers),
             joined,
             self._refresh,
             ended,
@@ -306,7 +311,7 @@ class Saver:
                 f"{cluster.names(blind)} of {cluster.count} cannot see what the chief has made in "
                 f"{self._store.directory}.\nGive all workers the same directory, on a file system that they share."
             )
-        self._session, self._refresh = session, refresh
+        self._session, self._refresh, self._follows = session, refresh, not cluster.is_chief
         if not cluster.is_chief:
             refresh()
 

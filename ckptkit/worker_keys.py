@@ -2,7 +2,7 @@
 
     own = worker_key("_CKPTKIT/loop", 1, 2)          # "_CKPTKIT_WORKER/1-of-2/_CKPTKIT/loop"
     seen_by(keys, 1, 2)["_CKPTKIT/loop"]             # own: this is where worker 1 of 2 has to look
-    seen_by(keys, 0, 1)["_CKPTKIT/loop"]             # "_CKPTKIT/loop", which is the chief's: also for any other number
+    seen_by(keys, 0, 2)["_CKPTKIT/loop"]             # "_CKPTKIT/loop", the chief's: also for a worker that is new
 
 A worker's own value is stored only where its bytes differ from the chief's.
 """
@@ -23,13 +23,19 @@ def worker_key(key: str, index: int, count: int) -> str:
     return f"{_PREFIX}{index}-of-{count}/{key}"
 
 
-def seen_by(keys: Iterable[str], index: int, count: int) -> dict[str, str]:
-    """Return the keys that a worker sees, and where it finds the value of each."""
+def seen_by(keys: Iterable[str], index: int, count: int | None = None) -> dict[str, str]:
+    """Return the keys that a worker sees, and where it finds the value of each.
+
+    Args:
+        keys: All keys of a checkpoint.
+        index: The number of the worker.
+        count: How many there were when it was saved, None for whatever the keys say.
+    """
     seen, own = {}, {}
     for key in keys:
         match = _NAME.fullmatch(key)
         if match is None:
             seen[key] = key
-        elif (int(match[1]), int(match[2])) == (index, count):
+        elif int(match[1]) == index and count in (None, int(match[2])):
             own[match[3]] = key
     return seen | own

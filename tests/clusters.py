@@ -1,20 +1,16 @@
 """Clusters of real worker processes on loopback.
 
-done = run_workers(2, "-m", "tests.worker_child", folder, "{}")
-done[0].result["hash"]
+workers = run_workers(fork_server, 2, folder, {"kill": [1, 9]})
+workers[0].result["hash"]
 """
 
 import json
 import os
 import socket
-import subprocess
-import sys
-import tempfile
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 LONGEST_SECS = 120
 
 
@@ -30,7 +26,7 @@ class Worker:
     def result(self):
         """What it has printed at its end."""
         line = next((line for line in self.out.splitlines() if line.startswith("RESULT ")), None)
-        assert line is not None, f"rc {self.code}\n{self.out}\n{self.err[-6000:]}"
+        assert line is not None, f"exit code {self.code}\n{self.out}\n{self.err[-6000:]}"
         return json.loads(line.removeprefix("RESULT "))
 
 
@@ -46,46 +42,34 @@ def free_ports(count):
             each.close()
 
 
-def start_workers(count, *arguments, env=None):
-    """Start so many workers; return their processes, each with the files of its output."""
+def run_workers(fork_server, count, folder, case, *, module="tests.worker_child", patience_secs=1.0):
+    """Run so many workers to their end; as a scheduler does, those that are left when one has died are ended as well.
+
+    Args:
+        fork_server: What starts them.
+        count: How many.
+        folder: Where they save.
+        case: What the child is to do.
+        module: The child.
+        patience_secs: How long those that are left may take to end by themselves.
+    """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
-    started = []
-    for index in range(count):
+    stop = f"{folder}.{addresses[0].rpartition(':')[2]}.stop"
+
+    def run(index):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {
-            **os.environ,
-            **(env or {}),
-            "TF_CONFIG": json.dumps(config),
-            "PYTHONPATH": str(ROOT),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
-        out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
-        command = [sys.executable, *map(str, arguments)]
-        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=ROOT, env=environment)
-        started.append((process, out, err))
-    return started
+        env = {**os.environ, "TF_CONFIG": json.dumps(config), "STOP_FILE": stop, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = fork_server.run("-m", module, str(folder), json.dumps(case), env=env)
+        return Worker(done.returncode, done.stdout, done.stderr)
 
-
-def ended(started):
-    """Wait for workers, and kill those that are left when one has been killed and some time has gone by."""
-    began, died_at = time.monotonic(), None
-    while any(process.poll() is None for process, *_ in started):
-        if died_at is None and any(process.poll() not in (None, 0) for process, *_ in started):
-            died_at = time.monotonic()
-        now = time.monotonic()
-        if now - began > LONGEST_SECS or (died_at is not None and now - died_at > LONGEST_SECS / 4):
-            for process, *_ in started:
-                process.kill()
-        time.sleep(0.05)
-    workers = []
-    for process, *files in started:
-        texts = [file.seek(0) or file.read() for file in files]
-        for file in files:
-            file.close()
-        workers.append(Worker(process.returncode, *texts))
-    return workers
-
-
-def run_workers(count, *arguments, env=None):
-    """Run so many workers to their end."""
-    return ended(start_workers(count, *arguments, env=env))
+    with ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(run, index) for index in range(count)]
+        began, left = time.monotonic(), set(running)
+        while left:
+            done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+            if any(each.result().code for each in done) and left:
+                _, left = wait(left, timeout=patience_secs)
+                open(stop, "w").close()
+            if time.monotonic() - began > LONGEST_SECS:
+                open(stop, "w").close()
+        return [each.result() for each in running]

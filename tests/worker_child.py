@@ -8,7 +8,10 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 
 import keras
 import numpy as np
@@ -97,16 +100,24 @@ class Trainer:
         return digest([each.numpy() for each in self.model.trainable_variables])
 
 
+def end_when_told():
+    """End at once when the file is there that says so."""
+    while not os.path.exists(os.environ["STOP_FILE"]):
+        time.sleep(0.1)
+    os._exit(9)
+
+
 def main(folder, case):
     """Train to the end, or until somebody kills this."""
+    threading.Thread(target=end_when_told, daemon=True).start()
     options = {"data": "per_worker", "epochs": EPOCHS, "every": 2, "sync": False, "timeout": 20.0} | json.loads(case)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     workers = strategy.num_replicas_in_sync
     trainer = Trainer(strategy, index)
-    if options.get("kill") == [index, "files"]:
-        kill_at_file(options["at"])
+    if options.get("kill", [])[:1] == [index] and isinstance(options["kill"][1], str):
+        kill_at_file(options["kill"][1])
     dataset = globals()[options["data"]](strategy, index, workers)
     policy = eval(options["policy"], vars(ckptkit.policies)) if "policy" in options else None
     with ckptkit.CheckpointManager(
@@ -121,7 +132,7 @@ def main(folder, case):
         seen = []
         for step, batch in loop:
             if options.get("kill") == [index, step]:
-                os.kill(os.getpid(), 9)
+                os.kill(os.getpid(), signal.SIGKILL)
             trainer.train(batch)
             seen.append(digest(strategy.experimental_local_results(batch[0])))
             print("step", step, file=sys.stderr, flush=True)
@@ -131,12 +142,12 @@ def main(folder, case):
 
 
 def kill_at_file(name):
-    """Kill this process as soon as it renames a file to a name that ends so."""
+    """Kill this process as soon as it is to rename a file to a name that has this in it."""
     rename = os.rename
 
     def renamed(source, target, **options):
-        if str(target).endswith(name):
-            os.kill(os.getpid(), 9)
+        if name in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
         return rename(source, target, **options)
 
     os.rename = renamed
