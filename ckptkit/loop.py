@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit import randomness
+from ckptkit.appointment import Appointment
 from ckptkit.errors import CheckpointMismatchError, CheckpointNotFoundError
 from ckptkit.input_position import InputPosition, shared_out_anew
 from ckptkit.leaving import leave
@@ -126,6 +127,7 @@ class TrainingLoop:
         self._watch = PreemptionWatch(
             options["preemption_signals"], grace_secs=options["grace_secs"], code=options["preemption_code"]
         )
+        self._appointment: Appointment | None = None
         self._said = False
         self._metrics: dict[str, float] = {}
 
@@ -161,6 +163,7 @@ class TrainingLoop:
             self._watch.begin(lambda frame: True)
         try:
             self._restore()
+            self._meet()
             if self.step == (self.manager.saved_step or 0):
                 self._heed()  # else there is a step to be done first
             while self.epoch < self._epochs:
@@ -169,9 +172,11 @@ class TrainingLoop:
             if self._final_save and self.step != self.manager.saved_step:  # that of the last epoch may have failed
                 self._save(self._state())
                 self.manager.wait_until_finished()
-            self._heed(self._state)
+            self._heed(self._state, is_end=True)
         finally:
             self._watch.end()
+            if self._appointment is not None:
+                self._appointment.end()
 
     def _one_epoch(self) -> Iterator[tuple[int, Any]]:
         if self._iterator is None:
@@ -183,15 +188,18 @@ class TrainingLoop:
             yield self.step, batch
             self.step += 1
             self.batch += 1
-            due = self._watch.request is not None or (
-                self.manager.save_policy is not None
-                and self.manager.is_due(self.step, epoch=self.epoch, metrics=self._metrics)
+            due = self.manager.save_policy is not None and self.manager.is_due(
+                self.step, epoch=self.epoch, metrics=self._metrics
             )
+            if self._appointment is not None:
+                self._appointment.passes(self.step)
+            is_told = self._watch.request is not None
             # Before the next batch is drawn: the position that is saved must be the one the variables have seen.
-            state = self._state() if due else {}
+            state = self._state() if due or is_told else {}
             batch = self._next()
-            if batch is not _END and due:
+            if batch is not _END and is_told:
                 self._heed(lambda: state)  # noqa: B023  it is called at once
+            if batch is not _END and due:
                 self._save(state)
         self._end_epoch(due)
 
@@ -231,9 +239,18 @@ class TrainingLoop:
             self.step, False, options, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state
         )
 
-    def _heed(self, state: Callable[[], dict[str, Any]] | None = None) -> None:
-        """Save and leave, if that was asked for; without a state nothing is saved."""
+    def _meet(self) -> None:
+        """Get ready to leave together with the other workers, if there are any."""
+        session = self.manager.meet() if self._is_watched else None
+        self._appointment = None if session is None else Appointment(session, self._watch)
+        if self._appointment is not None:
+            self._appointment.passes(self.step)
+
+    def _heed(self, state: Callable[[], dict[str, Any]] | None = None, *, is_end: bool = False) -> None:
+        """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
         if self._watch.request is None:
+            return
+        if self._appointment is not None and not is_end and not self._appointment.is_due(self.step):
             return
         save = None if state is None else lambda options: self._save(state(), options)
         leave(self._watch, self.manager, self.step, save)

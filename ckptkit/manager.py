@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from ckptkit import config_changes, restoring
 from ckptkit.cluster import Cluster, is_in_cluster
+from ckptkit.coordination import Session
 from ckptkit.errors import (
     CheckpointMismatchError,
     CheckpointNotFoundError,
@@ -295,6 +296,15 @@ class CheckpointManager:
             ),
         )
         return os.path.join(self._directory, f"{self._name}-{number}") if is_saved else None
+
+    def meet(self) -> Session | None:
+        """Begin to save together with the other workers, before the first save; all of them call this.
+
+        Returns:
+            Where they meet, None if this process trains alone.
+        """
+        cluster = self._workers()
+        return None if cluster is None else self._saver.meet(cluster, self._reader.refresh)
 
     def take(self, state: Mapping[str, Any] | None = None) -> Held:
         """Return all values as they are now, for a :meth:`save` that may come later; nothing is copied.

@@ -103,12 +103,48 @@ class Saver:
             if cluster is None:
                 self._lock_directory(refresh)
             else:
-                self._meet(cluster, refresh)
+                self.meet(cluster, refresh)
         except CheckpointSaveError as error:
             self.recorder.failed()
             self._tolerance.failed(error)
             return False
         return True
+
+    def meet(self, cluster: Cluster, refresh: Callable[[], None]) -> Session:
+        """Begin to save together: the chief locks the directory and tells the others where to meet.
+
+        Raises:
+            DirectoryLockedError: Another process writes there.
+            CheckpointSaveError: The chief cannot write there.
+            WorkerError: A worker does not see what the chief has made.
+        """
+        if self._session is not None:
+            return self._session
+        told: Any = None
+        if cluster.is_chief:
+            try:
+                self._lock_directory(refresh)
+                told = {"folder": self._store.begin_session()}
+            except BaseException as error:
+                cluster.told({"error": said(error)})
+                raise
+        told = cluster.told(told)
+        if "error" in told:
+            raise CheckpointSaveError(f"{cluster.name(0)} cannot write checkpoints: {told['error']}")
+        names = [cluster.name(number) for number in range(cluster.count)]
+        folder = self._store.session_folder(told["folder"])
+        session = Session(folder, cluster.index, names, self._worker_timeout_secs)
+        blind = cluster.failed(fine=session.is_there())
+        if blind:
+            self._free_directory()
+            raise WorkerError(
+                f"{cluster.names(blind)} of {cluster.count} cannot see what the chief has made in "
+                f"{self._store.directory}.\nGive all workers the same directory, on a file system that they share."
+            )
+        self._session, self._refresh, self._follows = session, refresh, not cluster.is_chief
+        if not cluster.is_chief:
+            refresh()
+        return session
 
     def save(
         self,
@@ -285,35 +321,6 @@ class Saver:
             self._refresh,
             ended,
         )
-
-    def _meet(self, cluster: Cluster, refresh: Callable[[], None]) -> None:
-        """Begin to save together: the chief locks the directory and tells the others where to meet."""
-        if self._session is not None:
-            return
-        told: Any = None
-        if cluster.is_chief:
-            try:
-                self._lock_directory(refresh)
-                told = {"folder": self._store.begin_session()}
-            except BaseException as error:
-                cluster.told({"error": said(error)})
-                raise
-        told = cluster.told(told)
-        if "error" in told:
-            raise CheckpointSaveError(f"{cluster.name(0)} cannot write checkpoints: {told['error']}")
-        names = [cluster.name(number) for number in range(cluster.count)]
-        folder = self._store.session_folder(told["folder"])
-        session = Session(folder, cluster.index, names, self._worker_timeout_secs)
-        blind = cluster.failed(fine=session.is_there())
-        if blind:
-            self._free_directory()
-            raise WorkerError(
-                f"{cluster.names(blind)} of {cluster.count} cannot see what the chief has made in "
-                f"{self._store.directory}.\nGive all workers the same directory, on a file system that they share."
-            )
-        self._session, self._refresh, self._follows = session, refresh, not cluster.is_chief
-        if not cluster.is_chief:
-            refresh()
 
     def _lock_directory(self, refresh: Callable[[], None]) -> None:
         if self._directory_lock is not None:

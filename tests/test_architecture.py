@@ -43,7 +43,7 @@ FLOORS = [
     },
     {"coordination", "failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
     {"policies", "preservation", "table"},
-    {"bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
+    {"appointment", "bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
         "bundle",
         "bundle_writer",

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_all_workers_see_the_commit_and_the_chief_sees_all_parts(folder):
         each.start()
     chief.tell_common(SUMS)
     parts = chief.parts()
-    assert [open(part + ".index", "rb").read() for part in parts] == [b"own", b"own"]
+    assert [Path(part + ".index").read_bytes() for part in parts] == [b"own", b"own"]
     assert "committed" not in seen
     chief.end(None)
     for each in threads:

@@ -133,6 +133,8 @@ def main(folder, case):
         for step, batch in loop:
             if options.get("kill") == [index, step]:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if options.get("told") == [index, step]:
+                os.kill(os.getpid(), signal.SIGTERM)
             trainer.train(batch)
             seen.append(digest(strategy.experimental_local_results(batch[0])))
             print("step", step, file=sys.stderr, flush=True)
