@@ -74,7 +74,7 @@ class SaveJob:
         self._callbacks = callbacks
         self._ended = ended
         self._round = joined
-        self._error = "it was given up"
+        self._error: str | None = "it was given up"
         self._has_ended = False
         self._manifest: Manifest | None = None
 
@@ -96,12 +96,16 @@ class SaveJob:
     def give_up(self) -> None:
         """Say that it failed, unless it has ended."""
         self._end(None)
+        self._end_round(self._error)
+
+    def _end_round(self, error: str | None) -> None:
+        joined, self._round = self._round, None
+        if joined is not None:
+            joined.end(error)
 
     def _end(self, took: Took | None) -> None:
         if not self._has_ended:
             self._has_ended = True
-            if self._round is not None:
-                self._round.end(self._error if took is None else None)
             self._ended(took)
 
     def _save(self) -> None:
@@ -115,6 +119,7 @@ class SaveJob:
         with self._lock:
             self._ledger.add(record)
         self._end(took)
+        self._error = None  # whatever comes now, it is committed
         try:
             self._clean_up()
         except OSError as error:
@@ -123,6 +128,7 @@ class SaveJob:
                 f"{record.prefix} is saved, but the directory could not be brought up to date: {cause_of(error)}\n"
                 f"{remedy_for(error)}; the next save tries again."
             ) from error
+        self._end_round(None)  # not before: what another worker sees then is the directory as it is to be
         for callback in self._callbacks:
             callback(*([record.prefix] if inspect.signature(callback).parameters else []))
 

@@ -1,9 +1,11 @@
 """MultiWorkerMirroredStrategy: real workers on loopback, killed at any point of a save, go on with the same bits."""
 
 import os
+import shutil
 
 import pytest
 
+from ckptkit.store import Store
 from tests.clusters import run_workers
 
 pytestmark = pytest.mark.slow
@@ -29,6 +31,20 @@ def folder(tmp_path_factory):
 def never_killed(fork_server, folder):
     """What comes of two workers that nobody kills."""
     return [worker.result for worker in run_workers(fork_server, 2, folder / "never", {"data": "per_worker"})]
+
+
+@pytest.fixture(scope="module")
+def told(fork_server, folder):
+    """What comes of two workers, one of which is told to end in step 7, and where they have saved."""
+    workers = run_workers(
+        fork_server, 2, folder / "told", {"data": "distributed", "every": 100, "told": [1, 7]}, patience_secs=20
+    )
+    return workers, folder / "told"
+
+
+def copied(told, name):
+    """Return a copy of the directory that workers have left together."""
+    return shutil.copytree(told[1], told[1].parent / name)
 
 
 def committed(directory):
@@ -57,3 +73,69 @@ def test_whoever_is_killed_at_whatever_point_of_a_save_the_cluster_ends_as_the_o
     assert [each["hash"] for each in ended] == [each["hash"] for each in never_killed]
     for each, never in zip(ended, never_killed):
         assert each["seen"] == never["seen"][newest:]
+
+
+def test_workers_leave_together_when_one_is_told_to_end_and_go_on_with_data_that_they_share(fork_server, folder, told):
+    workers, directory = told
+    assert [worker.code for worker in workers] == [143, 143]
+    step = committed(directory)[-1]
+    assert 7 < step < 12
+    assert all(
+        f"SIGTERM: leaving at step {step}. {directory}/ckpt-{step} is the newest" in each.err for each in workers
+    )
+    case = {"data": "distributed"}
+    ended = [worker.result for worker in run_workers(fork_server, 2, copied(told, "goes-on"), case)]
+    never = [worker.result for worker in run_workers(fork_server, 2, folder / "never-told", case)]
+    assert [each["resumed"] for each in ended] == [step, step]
+    for each, other in zip(ended, never):
+        assert (each["hash"], each["seen"]) == (other["hash"], other["seen"][step:])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_workers_goes_on_and_says_what_is_exact(fork_server, told, count):
+    directory = copied(told, f"{count}-go-on")
+    step = committed(directory)[-1]
+    workers = run_workers(fork_server, count, directory, {"data": "distributed"})
+    results = [worker.result for worker in workers]
+    assert {(each["resumed"], each["step"], each["weights"]) for each in results} == {(step, 18, results[0]["weights"])}
+    for worker in workers:
+        assert f"was saved by 2 workers that trained together, and there are {count} now. Exact are step" in worker.err
+
+
+def test_those_that_are_left_end_by_themselves_and_name_who_died(fork_server, folder):
+    case = {"every": 1, "kill": [1, 4], "timeout": 100}
+    chief, other = run_workers(fork_server, 2, folder / "left", case, patience_secs=60)
+    assert (chief.code, other.code) == (1, -9)
+    assert "/job:worker/replica:0/task:1" in chief.err
+
+
+def test_the_clock_that_counts_is_the_chiefs(fork_server, folder):
+    directory = folder / "clock"
+    workers = run_workers(fork_server, 2, directory, {"policy": "EverySecs(0.02) | EveryEpochs(3)"})
+    assert workers[0].result["weights"] == workers[1].result["weights"]
+    assert committed(directory)[-1] == 18
+
+
+def test_a_directory_that_a_worker_does_not_see_is_an_error_that_names_it(fork_server, folder):
+    for worker in run_workers(fork_server, 2, folder / "apart", {"apart": True}, patience_secs=20):
+        assert worker.code == 1
+        assert "WorkerError: worker 1 (127.0.0.1:" in worker.err
+        assert "of 2 cannot see what the chief has made in" in worker.err
+
+
+def test_a_checkpoint_that_does_not_fit_in_one_worker_is_restored_in_none(fork_server, told):
+    chief, odd = run_workers(fork_server, 2, copied(told, "odd"), {"odd": 1, "data": "distributed"}, patience_secs=20)
+    assert (chief.code, odd.code) == (1, 1)
+    assert "was not restored: worker 1 (127.0.0.1:" in chief.err
+    assert "CheckpointMismatchError: cannot restore" in odd.err
+
+
+def test_a_directory_that_another_run_writes_to_is_an_error_of_all(fork_server, folder):
+    directory = folder / "locked"
+    lock = Store(str(directory)).lock()
+    try:
+        workers = run_workers(fork_server, 2, directory, {}, patience_secs=20)
+    finally:
+        lock.release()
+    assert "DirectoryLockedError: cannot write checkpoints to" in workers[0].err
+    assert "CheckpointSaveError: the chief, worker 0 (127.0.0.1:" in workers[1].err

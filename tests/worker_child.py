@@ -51,7 +51,7 @@ def digest(values):
 class Trainer:
     """A model, its optimizer and a metric, all mirrored, and noise that is each worker's own."""
 
-    def __init__(self, strategy, index):
+    def __init__(self, strategy, index, **more):
         self.strategy = strategy
         keras.utils.set_random_seed(1)
         with strategy.scope():
@@ -69,7 +69,7 @@ class Trainer:
             self.loss = keras.metrics.Mean("loss")
         self.noise = tf.random.Generator.from_seed(100 + index)
         self.checkpoint = tf.train.Checkpoint(
-            model=self.model, optimizer=self.optimizer, loss=self.loss.variables, noise=self.noise
+            model=self.model, optimizer=self.optimizer, loss=self.loss.variables, noise=self.noise, **more
         )
 
     @tf.function
@@ -115,7 +115,9 @@ def main(folder, case):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     workers = strategy.num_replicas_in_sync
-    trainer = Trainer(strategy, index)
+    trainer = Trainer(strategy, index, **({"more": tf.Variable(0.0)} if options.get("odd") == index else {}))
+    if options.get("apart"):
+        folder = f"{folder}-{index}"
     if options.get("kill", [])[:1] == [index] and isinstance(options["kill"][1], str):
         kill_at_file(options["kill"][1])
     dataset = globals()[options["data"]](strategy, index, workers)
