@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+import tensorflow as tf
 
 from ckptkit.store import Store
 from tests.clusters import run_workers
@@ -89,6 +90,14 @@ def test_workers_leave_together_when_one_is_told_to_end_and_go_on_with_data_that
     assert [each["resumed"] for each in ended] == [step, step]
     for each, other in zip(ended, never):
         assert (each["hash"], each["seen"]) == (other["hash"], other["seen"][step:])
+
+
+def test_plain_tensorflow_finds_the_sum_over_all_workers_and_each_has_its_own(told):
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(told[1])))
+    names = [name for name in reader.get_variable_to_shape_map() if "loss/0/" in name]
+    replica_0, replica_1, common = map(reader.get_tensor, sorted(names))
+    assert common == replica_0 + replica_1
+    assert replica_0 != replica_1
 
 
 @pytest.mark.parametrize("count", [1, 3])
