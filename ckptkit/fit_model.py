@@ -14,8 +14,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ckptkit import which_keras
 from ckptkit.errors import CheckpointMismatchError
-from ckptkit.which_keras import keras, tree
+from ckptkit.which_keras import is_built, keras, tree
 
 __all__ = ["build", "compare", "facts_of", "has_other_metrics", "mode_of", "steps_of"]
 
@@ -28,7 +29,7 @@ def facts_of(model: keras.Model) -> dict[str, Any]:
     optimizer = model.optimizer
     return {
         "optimizer": _kind_of(optimizer),
-        "is_built": bool(optimizer is not None and optimizer.built),
+        "is_built": optimizer is not None and is_built(optimizer),
         "metrics": [_kind_of(metric) for metric in _metrics(model)],
     }
 
@@ -110,8 +111,7 @@ def mode_of(monitor: str, model: keras.Model) -> str:
 
 def steps_of(model: keras.Model) -> int:
     """Return how often the optimizer was given gradients, whatever it made of them."""
-    counters = [] if model.optimizer is None else [v for v in model.optimizer.variables if v.name == "iteration"]
-    return int(counters[0].numpy()) if counters else 0
+    return 0 if model.optimizer is None else which_keras.steps_of(model.optimizer)
 
 
 def _metrics(model: keras.Model) -> list[Any]:
