@@ -5,7 +5,8 @@
     mode_of("val_accuracy", model)      # "max": Keras' metric says so
     build(another_model, dataset, facts)
 
-Source: keras/src/trainers/trainer.py of Keras 3.15; tests/test_fit_model.py fails if it works differently.
+Source: keras/src/trainers/trainer.py of Keras 3.15 and tf_keras/src/engine/training.py of tf_keras 2.21;
+tests/test_fit_model.py fails if they work differently.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from ckptkit import which_keras
 from ckptkit.errors import CheckpointMismatchError
-from ckptkit.which_keras import is_built, keras, tree
+from ckptkit.which_keras import asked_metrics, build_from, builder_of, direction_of, is_built, keras
 
 __all__ = ["build", "compare", "facts_of", "has_other_metrics", "mode_of", "steps_of"]
 
@@ -64,12 +65,10 @@ def build(model: keras.Model, dataset: Any, facts: Mapping[str, Any]) -> None:
             others, is not built here.
     """
     optimizer = model.optimizer
-    leave_it = optimizer is not None and not optimizer.built and not facts.get("is_built", True)
-    if leave_it:
-        optimizer.built = True  # for Keras to pass it by
+    leave_it = optimizer is not None and not is_built(optimizer) and not facts.get("is_built", True)
     try:
         with model.distribute_strategy.scope():
-            model._symbolic_build(data_batch=dataset.element_spec)
+            build_from(model, dataset.element_spec, leave_optimizer=leave_it)
     except Exception as error:  # Keras raises whatever the model's call raises
         _log.warning(
             "%s cannot be built from the shapes of its data (%s): it is restored when fit builds it, and the "
@@ -77,11 +76,9 @@ def build(model: keras.Model, dataset: Any, facts: Mapping[str, Any]) -> None:
             model.name,
             str(error).split("\n")[0],
         )
-        if model.built and optimizer is not None and not optimizer.built:
-            optimizer.build(model.trainable_variables)
-    finally:
-        if leave_it:
-            optimizer.built = False
+        if model.built and optimizer is not None and not leave_it and not is_built(optimizer):
+            builder, name = builder_of(optimizer)
+            getattr(builder, name)(model.trainable_variables)
 
 
 def mode_of(monitor: str, model: keras.Model) -> str:
@@ -100,7 +97,7 @@ def mode_of(monitor: str, model: keras.Model) -> str:
         return "min"
     for named, metric in _named_metrics(model):
         if name in [named, *(f"{output}_{named}" for output in outputs)]:
-            mode = _MODES.get(getattr(metric, "_direction", None) or "")
+            mode = _MODES.get(direction_of(metric) or "")
             if mode is not None:
                 return mode
     raise ValueError(
@@ -124,13 +121,11 @@ def _named_metrics(model: keras.Model) -> Iterator[tuple[str, Any]]:
     """Yield the metrics of a model by the names they have in its logs, also those that are not built yet."""
     for metric in _metrics(model):
         yield metric.name, metric
-    compiled = getattr(model, "_compile_metrics", None)
-    if compiled is not None:
-        for asked in tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics]):
-            if isinstance(asked, str):  # "accuracy" becomes one of several, which all rank alike
-                yield asked, keras.metrics.get({"acc": "accuracy"}.get(asked.lower(), asked))
-            elif asked is not None:
-                yield getattr(asked, "name", ""), asked
+    for asked in asked_metrics(model):
+        if isinstance(asked, str):  # "accuracy" becomes one of several, which all rank alike
+            yield asked, keras.metrics.get({"acc": "accuracy"}.get(asked.lower(), asked))
+        elif asked is not None:
+            yield getattr(asked, "name", ""), asked
 
 
 def _kind_of(each: Any) -> str | None:

@@ -124,6 +124,11 @@ class InputPosition:
             self._begin_with(place.get("begun_with", {}))
         self._before = {"random": randomness.capture(), "variables": self._variables()}
 
+    def begin_again(self) -> None:
+        """Say that the newest iterator is drawn from only now, whatever has drawn random numbers since it was made."""
+        if not self.drawn:
+            self._before = {"random": randomness.capture(), "variables": self._variables()}
+
     def catch_up(self) -> None:
         """Bring the shuffles to where :meth:`move_to` was told, for another input that shares them and comes first."""
         self.prepare()
@@ -133,6 +138,11 @@ class InputPosition:
     def is_under_way(self) -> bool:
         """Whether the next iterator is to go on behind some batches."""
         return self._pending is not None and self._pending[0]["drawn"] > 0
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is an iterator, and the next one is not to be moved."""
+        return self._current is not None and self._pending is None
 
     @property
     def drawn(self) -> int:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 from tensorflow import nest as tree
 from tf_keras.src import backend
@@ -17,12 +18,17 @@ from tf_keras.src.engine import compile_utils
 
 __all__ = [
     "CONTAINERS",
+    "EPOCHS_OF_FIT",
     "NAME",
     "SEED_GENERATORS",
     "SLOT_OPTIMIZERS",
+    "VALIDATION_OF_FIT",
     "WRAPPERS",
+    "asked_metrics",
     "builder_of",
+    "build_from",
     "counts_of",
+    "direction_of",
     "global_seed",
     "is_built",
     "keras",
@@ -36,8 +42,20 @@ __all__ = [
 NAME = "tf_keras"
 WRAPPERS: tuple[Any, ...] = ()  # variables are TensorFlow's own
 SEED_GENERATORS: tuple[Any, ...] = (backend.RandomGenerator,)
+EPOCHS_OF_FIT = ("data_handler", "enumerate_epochs")  # a local variable of ``fit``, and a method of it
+VALIDATION_OF_FIT = "_eval_data_handler"  # the same for its validation: an attribute of the model
 SLOT_OPTIMIZERS: tuple[Any, ...] = (keras.optimizers.legacy.Optimizer,)
 CONTAINERS: tuple[Any, ...] = (compile_utils.Container,)
+
+_UP = frozenset(
+    {"Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy", "TopKCategoricalAccuracy"}
+    | {"SparseTopKCategoricalAccuracy", "AUC", "Precision", "Recall", "FBetaScore", "CosineSimilarity", "R2Score"}
+)
+_DOWN = frozenset(
+    {"MeanSquaredError", "RootMeanSquaredError", "MeanAbsoluteError", "MeanAbsolutePercentageError", "LogCoshError"}
+    | {"MeanSquaredLogarithmicError", "BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"}
+    | {"Hinge", "SquaredHinge", "CategoricalHinge"}
+)
 
 
 def is_built(owner: Any) -> bool:
@@ -62,8 +80,9 @@ def variables_of(owner: Any) -> Sequence[Any]:
     """Return what Keras counts as the owner's variables, as far as they are made."""
     if isinstance(owner, keras.Model) and not owner.built:
         return ()  # to ask is an error
-    found: Any = getattr(owner, "variables", ())
-    return found() if isinstance(owner, SLOT_OPTIMIZERS) else found  # type: ignore[no-any-return]
+    if isinstance(owner, SLOT_OPTIMIZERS):
+        return list(owner.variables())
+    return getattr(owner, "variables", ())
 
 
 def counts_of(owner: Any) -> Sequence[Any]:
@@ -77,6 +96,38 @@ def seed_of(generator: Any) -> Any:
     """Return the variable that a layer's random numbers come from, None if an operation keeps them to itself."""
     inside = getattr(generator, "_generator", None)
     return None if inside is None else inside.state
+
+
+def build_from(model: keras.Model, spec: Any, *, leave_optimizer: bool) -> None:
+    """Make what ``fit`` makes in its first step.
+
+    Args:
+        model: Compiled.
+        spec: Of a batch.
+        leave_optimizer: Nothing is built here that the train step does not use.
+    """
+
+    def step(data: Any) -> None:
+        model.distribute_strategy.run(model.train_step, args=(data,))
+
+    tf.function(step).get_concrete_function(spec)  # traced, not run
+
+
+def asked_metrics(model: keras.Model) -> list[Any]:
+    """Return what ``compile`` was given for metrics: names, functions and objects."""
+    compiled = model.compiled_metrics
+    return [] if compiled is None else tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics])
+
+
+def direction_of(metric: Any) -> str | None:
+    """Return ``"up"`` if a metric is better when larger, ``"down"`` if when smaller, None if that is not known.
+
+    Keras 2 does not say; what is known is what Keras 3 says.
+    """
+    function = getattr(metric, "_fn", metric)
+    name = "".join(part.title() for part in getattr(function, "__name__", "").split("_"))
+    names = {name, *(kind.__name__ for kind in type(metric).__mro__)}
+    return "up" if names & _UP else "down" if names & _DOWN else None
 
 
 def steps_of(optimizer: Any) -> int:

@@ -15,12 +15,17 @@ from keras.src.random import seed_generator
 
 __all__ = [
     "CONTAINERS",
+    "EPOCHS_OF_FIT",
     "NAME",
     "SEED_GENERATORS",
     "SLOT_OPTIMIZERS",
+    "VALIDATION_OF_FIT",
     "WRAPPERS",
+    "asked_metrics",
     "builder_of",
+    "build_from",
     "counts_of",
+    "direction_of",
     "global_seed",
     "is_built",
     "keras",
@@ -34,6 +39,8 @@ __all__ = [
 NAME = "keras"
 WRAPPERS: tuple[Any, ...] = (keras.Variable,)  # classes whose ``value`` is the TensorFlow variable
 SEED_GENERATORS: tuple[Any, ...] = (keras.random.SeedGenerator,)
+EPOCHS_OF_FIT = ("epoch_iterator", "_enumerate_iterator")  # a local variable of ``fit``, and a method of it
+VALIDATION_OF_FIT = "_eval_epoch_iterator"  # the same for its validation: an attribute of the model
 SLOT_OPTIMIZERS: tuple[Any, ...] = ()  # whose slots TensorFlow knows as such, and are no children
 CONTAINERS: tuple[Any, ...] = ()  # what a compiled model keeps losses and metrics in, where that is no layer or metric
 
@@ -61,6 +68,35 @@ def counts_of(owner: Any) -> Sequence[Any]:
 def seed_of(generator: Any) -> Any:
     """Return the variable that a layer's random numbers come from, None if there is none."""
     return generator.state
+
+
+def build_from(model: keras.Model, spec: Any, *, leave_optimizer: bool) -> None:
+    """Make what ``fit`` makes in its first step.
+
+    Args:
+        model: Compiled.
+        spec: Of a batch.
+        leave_optimizer: Whether the optimizer is not to be built.
+    """
+    optimizer = model.optimizer
+    if leave_optimizer:
+        optimizer.built = True  # for Keras to pass it by
+    try:
+        model._symbolic_build(data_batch=spec)
+    finally:
+        if leave_optimizer:
+            optimizer.built = False
+
+
+def asked_metrics(model: keras.Model) -> list[Any]:
+    """Return what ``compile`` was given for metrics: names, functions and objects."""
+    compiled = getattr(model, "_compile_metrics", None)
+    return [] if compiled is None else tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics])
+
+
+def direction_of(metric: Any) -> str | None:
+    """Return ``"up"`` if a metric is better when larger, ``"down"`` if when smaller, None if Keras does not say."""
+    return getattr(metric, "_direction", None)
 
 
 def steps_of(optimizer: Any) -> int:

@@ -53,6 +53,7 @@ FLOORS = [
         "export.publishing",
         "export.versions",
         "finding",
+        "input_facts",
         "policy_text",
     },
     {"option_rules", "verifying", "yaml_file"},
@@ -76,7 +77,9 @@ FLOORS = [
     {"export.saved_model"},
     {"export.formats"},
     {"export.verification"},
-    {"finished_fits", "fit", "fit_callbacks", "fit_model", "fit_place", "interval", "save_options"},
+    {"finished_fits", "fit", "fit_callbacks", "fit_frame", "fit_model", "fit_place", "interval", "save_options"},
+    {"input_hooks2", "input_hooks3"},
+    {"input_hooks"},
     {"fit_inputs"},
     {"reader", "saving"},
     {"saver"},
@@ -92,7 +95,10 @@ HEAVY = {"tensorflow", "keras", "tf_keras"}
 FIRST_HEAVY = LEVEL["keras3"]
 LIGHT = {"config", "run_state"}  # stand upstairs and are to start without TensorFlow all the same
 CHOSEN = {"keras2": {"keras", "tree"}, "keras3": {"keras", "tree"}}  # what is there to be imported by all others
-CHOICES = {"which_keras": ("keras2", "keras3")}  # what offers the names of either, which have the same
+CHOICES = {
+    "input_hooks": ("input_hooks2", "input_hooks3"),
+    "which_keras": ("keras2", "keras3"),
+}  # what offers the names of either, which have the same
 PRIVATE = {"snapshot"}  # the only one to touch TensorFlow's private parts
 # What decides when to save and what to keep, and all that may be had there: no clock, no disk, no log, nothing random.
 PURE = {"arguments", "combinators", "policies", "preservation", "ranking"}
