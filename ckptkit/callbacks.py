@@ -292,11 +292,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._heed()  # else there is a step to be done first
         if self._put_back is None:
             return
+        assert self._inputs is not None
         # The epoch had begun already: what its beginning has changed, from metrics to the learning rate, is put back.
         self._put_back()
         self._put_back = None
         self._others.put_back(self._now.callbacks)
-        randomness.reinstate(self._now.random)
+        randomness.reinstate(self._inputs.random_outside(self._now.random))
         if self._now.validating and self._now.stops(self.params["epochs"]):
             self.model.stop_training = True
 

@@ -88,7 +88,7 @@ class BeforeAll(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Complete the logs of the first epoch."""
-        if logs is not None and not self._logs.keys() & logs.keys():
+        if self._logs and logs is not None and not self._logs.keys() & logs.keys():
             completed = sorted((self._logs | logs).items())  # the order that Keras brings logs into
             logs.clear()
             logs.update(completed)

@@ -80,6 +80,10 @@ class FitInputs:
             places["validation"] = self._saved_validation
         return places
 
+    def random_outside(self, random: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the states of the global generators but for those that the data, where they are now, draw from."""
+        return self._train.without_its_own(random)
+
     def compare(self, saved: Mapping[str, Any], *, batch: int) -> None:
         """Refuse what :meth:`move_to` could not do.
 

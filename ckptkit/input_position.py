@@ -83,6 +83,7 @@ class InputPosition:
         self._is_prepared = False
         self._carried: tuple[InputPosition, Mapping[str, Any], Sequence[tf.Tensor]] | None = None
         self._is_caught_up = False
+        self._drawn_from: set[str] = set()  # names of global generators, by a source that was replayed
         self._measured = (0, 0)  # bytes of the iterator's state, and batches drawn, when it was last looked at
         self.way: str | None = None if input_state == "auto" else input_state
 
@@ -138,6 +139,10 @@ class InputPosition:
     def is_under_way(self) -> bool:
         """Whether the next iterator is to go on behind some batches."""
         return self._pending is not None and self._pending[0]["drawn"] > 0
+
+    def without_its_own(self, random: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the states of the global generators but for those that the source, which was replayed, draws from."""
+        return {name: state for name, state in random.items() if name not in self._drawn_from}
 
     @property
     def is_begun(self) -> bool:
@@ -372,8 +377,8 @@ class InputPosition:
             self._replay(drawn)
         if self._outside is not None and drawn and way == "replay":
             # What the source has drawn from is where it was; what it has not belongs to others.
-            drawn_from = randomness.changed_since(self._before["random"])
-            randomness.reinstate({name: state for name, state in self._outside.items() if name not in drawn_from})
+            self._drawn_from = randomness.changed_since(self._before["random"])
+            randomness.reinstate(self.without_its_own(self._outside))
         self._outside = None
 
     def _put_down(self, state: tf.Tensor) -> None:

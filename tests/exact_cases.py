@@ -246,6 +246,8 @@ def py_dataset() -> Script:
 
 @case
 def py_dataset_with_workers() -> Script:
+    if IS_LEGACY:
+        return Script(dense(), (Rows(),), {"workers": 2, "shuffle": False})
     return Script(dense(), (Rows(workers=2),))
 
 
