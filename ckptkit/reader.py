@@ -19,14 +19,21 @@ import tensorflow as tf
 
 from ckptkit import errors, restoring
 from ckptkit.cluster import Cluster, said
-from ckptkit.errors import CheckpointDamagedError, CheckpointError, CheckpointNotFoundError, WorkerError
+from ckptkit.errors import (
+    CheckpointDamagedError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    WorkerError,
+)
 from ckptkit.finding import find, nothing_to_restore
 from ckptkit.ledger import Ledger
-from ckptkit.listing import DirectoryReader
+from ckptkit.listing import MANIFEST, DirectoryReader, read_manifest
 from ckptkit.reading import CheckpointFile
 from ckptkit.records import CheckpointRecord
 from ckptkit.snapshot import CheckpointGraph, read_extras
 from ckptkit.store import Store
+from ckptkit.which_keras import NAME, keras
 
 __all__ = ["Before", "Reader", "Which"]
 
@@ -193,11 +200,17 @@ class Reader:
                 self._store.verify(record)
             except CheckpointNotFoundError as error:  # it was there when it was chosen: no reason for a fresh start
                 raise CheckpointDamagedError(f"checkpoint {record.prefix} cannot be read: {error}") from error
-            if before is not None:
-                before(record, read_extras(file))
-            return restoring.restore(
-                self._graph, file, strict=strict, foreign=record.foreign, ready=lambda: ready(record)
-            )
+            try:
+                if before is not None:
+                    before(record, read_extras(file))
+                return restoring.restore(
+                    self._graph, file, strict=strict, foreign=record.foreign, ready=lambda: ready(record)
+                )
+            except CheckpointMismatchError as error:
+                why = _why_of_keras(record)
+                if why is None:
+                    raise
+                raise CheckpointMismatchError(f"{error}\n{why}") from error
 
     @contextmanager
     def _opened(self, record: CheckpointRecord) -> Iterator[CheckpointFile]:
@@ -223,6 +236,20 @@ def _require_all_ready(cluster: Cluster, record: CheckpointRecord) -> None:
             f"{record.prefix} was not restored: {cluster.names(failed)} of {cluster.count} could not read it, or it "
             "does not fit there; the log of that worker says why. Nothing was assigned in any worker."
         )
+
+
+def _why_of_keras(record: CheckpointRecord) -> str | None:
+    """Say that a checkpoint is the other Keras', None if it is not: their objects have other names and variables."""
+    manifest = read_manifest(record.prefix + MANIFEST)
+    versions = {} if manifest is None else manifest.versions
+    other = next((name for name in ("keras", "tf_keras") if name in versions and name != NAME), None)
+    if other is None:
+        return None
+    how = "without TF_USE_LEGACY_KERAS" if other == "keras" else "with TF_USE_LEGACY_KERAS=1"
+    return (
+        f"It was saved with {other} {versions[other]}, and this process uses {NAME} {keras.__version__}: "
+        f"start it {how}, as it was then."
+    )
 
 
 def _is_there(record: CheckpointRecord) -> bool:
