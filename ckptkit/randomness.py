@@ -22,10 +22,12 @@ from ckptkit.snapshot import eager_random_state, set_eager_random_state
 
 __all__ = ["capture", "changed_since", "reinstate"]
 
+_OF_KERAS = "global_seed_generator"  # seed_generator.GLOBAL_SEED_GENERATOR, which Keras has since 3.13 only
+
 
 def capture() -> dict[str, Any]:
     """Return the state of every global random number generator, for :mod:`ckptkit.run_state` to store."""
-    keras_generator = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    keras_generator = global_state.get_global_attribute(_OF_KERAS)
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -39,7 +41,7 @@ def reinstate(state: Mapping[str, Any]) -> None:
     if state.get("keras") is not None:  # makes Keras' generator where there is none yet, which draws from Python's
         seed_generator.global_seed_generator().state.assign(state["keras"])
     elif "keras" in state:
-        global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, None)
+        global_state.set_global_attribute(_OF_KERAS, None)
     if "python" in state:
         random.setstate(state["python"])
     if "numpy" in state:
