@@ -245,7 +245,7 @@ def constructor_arguments(rng: random.Random, name: str) -> dict[str, Any]:
         arguments["keep_checkpoint_every_n_hours"] = rng.choice([0, 0.5, 1, 2])
     if rng.random() < 0.4:
         arguments["checkpoint_interval"] = rng.choice([1, 2, 3])
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 and "last_checkpoint_step" in inspect.signature(tf.train.CheckpointManager).parameters:
         arguments["last_checkpoint_step"] = rng.choice([0, 2])
     return arguments
 
