@@ -63,7 +63,7 @@ FLOORS = [
     {"keras2", "keras3"},
     {"cluster", "which_keras"},
     {"export.state", "graph_watch", "reading", "replicas", "untracked"},
-    {"held"},
+    {"agreement", "held"},
     {"snapshot"},
     {
         "callback_state",
