@@ -48,6 +48,7 @@ from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
+from ckptkit.unsaved_random import say_what_is_lost
 from ckptkit.which_keras import keras
 
 __all__ = ["TrainingCheckpoint"]
@@ -186,7 +187,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._place = Place()
         self._resumed_from: CheckpointRecord | None = None
         self._step = self._epochs_first_step = 0
-        self._is_validated = False
+        self._is_validated = self._has_said = False
         self._metrics: dict[str, float] = {}  # of the epoch that has just ended
 
     @property
@@ -512,6 +513,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
 
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None, *, validating: bool = False) -> dict[str, Any]:
+        if not self._has_said and not self.model.run_eagerly:  # operations outside of graphs have a state that is saved
+            say_what_is_lost(self.manager.objects())
+        self._has_said = True
         return RunState((*self._fits, self._fit_state(batch, logs, validating=validating))).to_values(STATE)
 
     def _save(self, state: dict[str, Any], batch: int = 0, options: tf.train.CheckpointOptions | None = None) -> None:

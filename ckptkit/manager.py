@@ -576,6 +576,10 @@ class CheckpointManager:
         """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
         return self._reader.state(record)
 
+    def objects(self) -> list[Any]:
+        """Return every object that is saved, variables and what contains them."""
+        return [data.trackable for data in self._graph.live()]
+
     def leftovers(self) -> list[str]:
         """Return the names of restored values that still wait for their objects to be built."""
         return self._pending.leftovers() if self._pending is not None else []

@@ -390,7 +390,7 @@ def accumulated_gradients() -> Script:
 def scaled_loss_in_mixed_precision() -> Script:
     keras.mixed_precision.set_global_policy("mixed_float16")
     inner = keras.optimizers.Adam(0.01)
-    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**20, dynamic_growth_steps=3)
+    optimizer = keras.mixed_precision.LossScaleOptimizer(inner, initial_scale=2.0**20, dynamic_growth_steps=3)
     return Script(dense(optimizer=optimizer), arrays(), {"batch_size": BATCH})
 
 

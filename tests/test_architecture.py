@@ -73,6 +73,7 @@ FLOORS = [
         "randomness",
         "restoring",
         "run_state",
+        "unsaved_random",
     },
     {"export.architecture", "export.hdf5", "export.keras_archive", "export.weights", "input_position"},
     {"export.saved_model"},
