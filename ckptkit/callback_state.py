@@ -44,7 +44,7 @@ _ATTRIBUTES: dict[type[Any], tuple[str, ...]] = {
         "_last_batch_seen",
         "_current_epoch",
     ),
-    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    getattr(keras.callbacks, "SwapEMAWeights", _NotThere): ("_ema_weights_in_model",),
     keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
 }
 

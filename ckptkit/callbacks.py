@@ -25,24 +25,20 @@ from ckptkit.errors import (
     CheckpointMismatchError,
     CheckpointNotFoundError,
 )
-from ckptkit.fit import (
-    AfterAll,
-    BeforeAll,
-    callback_list,
-    dataset_of,
-    disarm,
+from ckptkit.fit import AfterAll, BeforeAll, callback_list, disarm, find_callback
+from ckptkit.fit_callbacks import refuse_rivals, validate
+from ckptkit.fit_frame import (
     epoch_iterator,
     epoch_logs,
-    find_callback,
     first_epoch,
     runs_in_fit,
     validation_data,
     validation_input,
 )
-from ckptkit.fit_callbacks import refuse_rivals, validate
 from ckptkit.fit_inputs import FitInputs
 from ckptkit.fit_place import STATE, Place, fits_of
 from ckptkit.held import Held
+from ckptkit.input_hooks import dataset_of
 from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, WORKER_TIMEOUT_SECS, TrainingCheckpointOptions
@@ -52,6 +48,7 @@ from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
+from ckptkit.unsaved_random import say_what_is_lost
 from ckptkit.which_keras import keras
 
 __all__ = ["TrainingCheckpoint"]
@@ -190,7 +187,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._place = Place()
         self._resumed_from: CheckpointRecord | None = None
         self._step = self._epochs_first_step = 0
-        self._is_validated = False
+        self._is_validated = self._has_said = False
         self._metrics: dict[str, float] = {}  # of the epoch that has just ended
 
     @property
@@ -242,18 +239,20 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._history = find_callback(self._list, keras.callbacks.History)
         others = self._list.callbacks if self._listed is None else self._listed
         self._others = CallbackStates([each for each in others if each is not self])
-        self.model._initial_epoch = None
         dataset = dataset_of(epochs)
         validate_on = validation_data(frame)
         self._is_validated = validate_on is not None
         self._inputs = FitInputs(
             epochs,
             validate_on,
+            model=self.model,
+            callbacks=self._list,
             before_epoch=self._before_epoch,
             before_step=self._before_step,
             input_state=self._options.input_state,
             limit=self._options.max_input_state_bytes,
         )
+        self._inputs.begin_at(None)
         self._restore(dataset, first_epoch(frame))
         self._begin_where_it_was()
         AfterAll(
@@ -273,6 +272,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _after_begin(self) -> None:
         assert self._list is not None
+        assert self._inputs is not None
         BeforeAll(
             self,
             self._now.logs,
@@ -289,26 +289,28 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._history.epoch = list(self._now.epochs)
         randomness.reinstate(self._now.random)
         if self._place.is_over:
-            self.model._initial_epoch = self.params["epochs"]
+            self._inputs.begin_at(self.params["epochs"])
             return
-        self.model._initial_epoch = self._now.epoch  # last of all, for nothing may go wrong before fit reads it
+        self._inputs.begin_at(self._now.epoch)  # last of all, for nothing may go wrong before fit reads it
         if self._now.batch:
             self._put_back = self.manager.hold()
 
     def _forget_initial_epoch(self) -> None:
-        # fit has read it; it must not outlive this fit, or the next one of the same model starts late.
-        self.model._initial_epoch = None
+        # Or, on Keras 3, the next fit of the same model starts late.
+        assert self._inputs is not None
+        self._inputs.begin_at(None)
 
     def _before_epoch(self) -> None:
         if self._step == self.manager.saved_step:
             self._heed()  # else there is a step to be done first
         if self._put_back is None:
             return
+        assert self._inputs is not None
         # The epoch had begun already: what its beginning has changed, from metrics to the learning rate, is put back.
         self._put_back()
         self._put_back = None
         self._others.put_back(self._now.callbacks)
-        randomness.reinstate(self._now.random)
+        randomness.reinstate(self._inputs.random_outside(self._now.random))
         if self._now.validating and self._now.stops(self.params["epochs"]):
             self.model.stop_training = True
 
@@ -449,7 +451,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._inputs.leave_behind(at.inputs)
             _log.warning("nothing to train: %s", self._place.why_over(record, self.params["epochs"]))
             return
-        self._inputs.move_to(at.inputs, batch=at.batch, is_all=at.validating)
+        self._inputs.move_to(at.inputs, batch=at.batch, is_all=at.validating, logs=at.logs)
         if at.batch and fit_model.has_other_metrics(at.model, self.model):
             self.model.reset_metrics()
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
@@ -511,6 +513,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
 
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None, *, validating: bool = False) -> dict[str, Any]:
+        if not self._has_said and not self.model.run_eagerly:  # operations outside of graphs have a state that is saved
+            say_what_is_lost(self.manager.objects())
+        self._has_said = True
         return RunState((*self._fits, self._fit_state(batch, logs, validating=validating))).to_values(STATE)
 
     def _save(self, state: dict[str, Any], batch: int = 0, options: tf.train.CheckpointOptions | None = None) -> None:

@@ -1,44 +1,28 @@
-"""How ckptkit gets into ``model.fit``: behind all other callbacks, and into the loop over the batches.
+"""How ckptkit gets among the callbacks of ``model.fit``: before all others, and behind them.
 
     callbacks = callback_list(on_train_begin_frame)
-    epochs = epoch_iterator(on_train_begin_frame)
     AfterAll(...).join(callbacks)                       # its hooks run when every other callback's have run
-    InputHooks(epochs, ...)                             # sees each iterator, each step, and may skip the first ones
 
-Keras goes over ``epoch_iterator``, which it makes before ``on_train_begin``, once an epoch, and asks it for the next
-step when every callback has seen the one before. Standing there, and not in front of the train function, skipping
-costs nothing: Keras begins the epoch at the later batch, and no callback sees a batch that is not trained.
-
-Source: keras/src/backend/tensorflow/trainer.py, keras/src/trainers/epoch_iterator.py and
-keras/src/callbacks/callback_list.py of Keras 3.15; tests/test_fit.py fails if they work differently.
+Source: keras/src/callbacks/callback_list.py of Keras 3.15 and tf_keras/src/callbacks.py of tf_keras 2.21;
+tests/test_fit.py fails if they work differently.
 """
 
 from __future__ import annotations
 
-import sys
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from ckptkit.input_position import InputPosition
 from ckptkit.which_keras import keras
 
 __all__ = [
     "AfterAll",
     "BeforeAll",
-    "InputHooks",
     "callback_list",
     "disarm",
-    "epoch_iterator",
-    "epoch_logs",
     "find_callback",
-    "first_epoch",
-    "runs_in_fit",
-    "validation_data",
-    "validation_input",
 ]
 
 
@@ -58,68 +42,6 @@ def callback_list(frame: FrameType | None) -> keras.callbacks.CallbackList:
             "in a loop of your own use ckptkit.TrainingLoop."
         )
     return found
-
-
-def epoch_iterator(frame: FrameType | None) -> Any:
-    """Return what ``fit`` goes over in each epoch.
-
-    Args:
-        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
-
-    Raises:
-        RuntimeError: It was not Keras' own ``fit``.
-    """
-    found = None if frame is None or frame.f_back is None else frame.f_back.f_locals.get("epoch_iterator")
-    if not hasattr(found, "_enumerate_iterator"):
-        raise RuntimeError(
-            "on_train_begin was not called by keras.Model.fit of a version that ckptkit knows (3.11 and later). "
-            "In a loop of your own use ckptkit.TrainingLoop."
-        )
-    return found
-
-
-def first_epoch(frame: FrameType | None) -> int:
-    """Return the ``initial_epoch`` that ``fit`` was called with.
-
-    Args:
-        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
-    """
-    return 0 if frame is None or frame.f_back is None else int(frame.f_back.f_locals.get("initial_epoch", 0))
-
-
-def validation_data(frame: FrameType | None) -> Any:
-    """Return the first part of what ``fit`` is to validate on, None if there is none.
-
-    Args:
-        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
-    """
-    return None if frame is None or frame.f_back is None else frame.f_back.f_locals.get("val_x")
-
-
-def validation_input(model: keras.Model) -> Any:
-    """Return what the validation that is beginning in ``fit`` goes over; None for another one."""
-    return getattr(model, "_eval_epoch_iterator", None)
-
-
-def runs_in_fit(frame: FrameType | None) -> Callable[[FrameType | None], bool]:
-    """Return what says of a frame whether this very ``fit`` has called it, through however many others.
-
-    Args:
-        frame: The caller of a callback's ``on_train_begin``, which ``fit`` has called.
-    """
-    fit = None if frame is None else frame.f_back
-    epochs = weakref.ref(epoch_iterator(frame))
-    code = None if fit is None else fit.f_code
-
-    def runs(at: FrameType | None) -> bool:
-        ours = epochs()
-        while at is not None and ours is not None:
-            if at.f_code is code and at.f_locals.get("epoch_iterator") is ours:
-                return True
-            at = at.f_back
-        return False
-
-    return runs
 
 
 def find_callback(callbacks: keras.callbacks.CallbackList, kind: type[Any]) -> Any:
@@ -166,7 +88,7 @@ class BeforeAll(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Complete the logs of the first epoch."""
-        if logs is not None and not self._logs.keys() & logs.keys():
+        if self._logs and logs is not None and not self._logs.keys() & logs.keys():
             completed = sorted((self._logs | logs).items())  # the order that Keras brings logs into
             logs.clear()
             logs.update(completed)
@@ -237,105 +159,3 @@ def disarm(callbacks: keras.callbacks.CallbackList, owner: object) -> None:
     for each in callbacks.callbacks:
         if isinstance(each, (BeforeAll, AfterAll)) and each.owner is owner:
             each.__dict__.update(type(each)(owner).__dict__)  # no change of the list: Keras is walking over it
-
-
-class InputHooks:
-    """Gets into the loop over the batches, of training or of validation.
-
-    Args:
-        epochs: Keras' epoch iterator.
-        position: Goes over its dataset in its place.
-        before_epoch: Called when the loop over the batches begins, behind every ``on_epoch_begin``.
-        before_step: Called before a step that follows another in the same epoch, with the batches done in it and a
-            function that returns the logs of the last step.
-    """
-
-    def __init__(
-        self,
-        epochs: Any,
-        position: InputPosition,
-        before_epoch: Callable[[], None] = lambda: None,
-        before_step: Callable[[int, Callable[[], Mapping[str, Any]]], None] | None = None,
-    ) -> None:
-        self._epochs = epochs
-        self._position = position
-        self._before_epoch = before_epoch
-        self._before_step = before_step
-        self._skip = 0
-        self._is_all_done = False  # in the epoch that comes next
-        self._begun = (0, 0)  # batches with and without the last step
-        epochs._get_iterator = lambda: position
-        epochs._enumerate_iterator = self._steps
-
-    def skip(self, batches: int, *, is_all: bool = False) -> None:
-        """Begin the next epoch behind so many batches; the position is moved there as well.
-
-        Args:
-            batches: Batches done.
-            is_all: Whether the next epoch has no more of them: it ends at once, and its data are not asked.
-        """
-        self._skip, self._is_all_done = batches, is_all
-
-    @property
-    def is_all_done(self) -> bool:
-        """Whether the next epoch, or the one that begins just now, has no batches left."""
-        return self._is_all_done
-
-    @property
-    def batches_done(self) -> int:
-        """Batches of the newest epoch that are done, at its end."""
-        begun, done = self._begun
-        if begun == done:
-            return done  # all were, before a resume
-        batches = self._epochs.num_batches
-        if self._epochs._current_iterator is None and batches is not None:
-            return done  # the data had run out when the last step was begun
-        return begun if batches is None else min(begun, int(batches))
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the next epoch goes on with the iterator that is there now."""
-        return self._epochs.steps_per_epoch is not None and self._epochs._current_iterator is not None
-
-    def _steps(self) -> Iterator[tuple[int, int, Any]]:
-        skip, self._skip = self._skip, 0
-        self._before_epoch()
-        if self._is_all_done:
-            self._is_all_done, self._begun = False, (skip, skip)
-            return
-        first = True
-        for begin, end, iterator in type(self._epochs)._enumerate_iterator(self._epochs):
-            if begin < skip:
-                continue
-            if first and skip and self._epochs.steps_per_epoch is not None:
-                # Keras has counted from this epoch's start, and the stream began in an earlier one.
-                self._epochs._steps_seen += self._position.drawn - skip
-            if not first and self._before_step is not None:
-                self._before_step(begin, _logs_of_caller)
-            first = False
-            self._position.drew(self._epochs.steps_per_execution)
-            self._begun = (end + 1, begin)
-            yield begin, end, iterator
-
-
-def dataset_of(epochs: Any) -> Iterable[Any]:
-    """Return the dataset that Keras' epoch iterator goes over."""
-    return epochs._get_iterator()  # type: ignore[no-any-return]
-
-
-def epoch_logs() -> Mapping[str, Any]:
-    """Return the logs of the epoch whose validation ``fit`` has begun, without those of the validation."""
-    return _local_of_fit("epoch_logs")
-
-
-def _logs_of_caller() -> Mapping[str, Any]:
-    """Return the logs of the last step: a local variable of ``fit``, which is asking for the next one."""
-    return _local_of_fit("logs")
-
-
-def _local_of_fit(name: str) -> Mapping[str, Any]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and "training_logs" not in frame.f_locals:
-        frame = frame.f_back
-    logs = None if frame is None else frame.f_locals.get(name)
-    return logs if isinstance(logs, Mapping) else {}

@@ -4,7 +4,7 @@
     inputs.move_to(saved, batch=120)
     saved = inputs.save(batch=0)
 
-Source: keras/src/trainers/data_adapters of Keras 3.15; tests/test_fit_inputs.py fails if they work differently.
+What Keras goes over in ``fit`` is another object in each Keras; see :mod:`ckptkit.input_hooks`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit.errors import CheckpointMismatchError
-from ckptkit.fit import InputHooks, dataset_of
+from ckptkit.input_hooks import InputHooks, dataset_of, facts_of, replay_epochs, sequence_of
 from ckptkit.input_position import InputPosition
 from ckptkit.which_keras import keras
 
@@ -28,10 +28,12 @@ class FitInputs:
     Args:
         epochs: Keras' epoch iterator.
         validation: What ``fit`` is to validate on; it makes that an epoch iterator when it comes to it.
+        model: What is trained.
+        callbacks: The list of this ``fit``.
         input_state: ``"auto"``, ``"iterator"``, ``"replay"`` or ``"restart"``.
         limit: Most bytes that the state of an iterator may take.
         before_epoch: Called when the loop over an epoch's batches begins.
-        before_step: Called between two steps of an epoch; see :class:`ckptkit.fit.InputHooks`.
+        before_step: Called between two steps of an epoch; see :class:`InputHooks`.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class FitInputs:
         epochs: Any,
         validation: Any = None,
         *,
+        model: keras.Model,
+        callbacks: keras.callbacks.CallbackList,
         input_state: str,
         limit: int,
         before_epoch: Callable[[], None],
@@ -50,8 +54,7 @@ class FitInputs:
         self._validate_on = validation
         self._validation: InputPosition | None = None
         self._saved_validation: Mapping[str, Any] | None = None
-        self._before_epoch = before_epoch
-        self._hooks = InputHooks(epochs, self._train, self._begin, before_step)
+        self._hooks = InputHooks(epochs, self._train, before_epoch, before_step, model=model, callbacks=callbacks)
         self._said = False
 
     @property
@@ -66,7 +69,7 @@ class FitInputs:
             batch: Batches done in the epoch that is under way; 0 between two epochs.
         """
         train = _saved(self._train, goes_on=batch > 0 or self._hooks.goes_on)
-        lengths = {"per_epoch": self._epochs.num_batches, "counted": self._epochs._num_batches}
+        lengths = {"per_epoch": self._hooks.batches_per_epoch, "counted": self._hooks.batches_counted}
         places: dict[str, Any] = {"train": {**train, **lengths}}
         if not self._said and self._train.way is not None:
             self._train.say()
@@ -76,6 +79,10 @@ class FitInputs:
         elif self._saved_validation is not None:
             places["validation"] = self._saved_validation
         return places
+
+    def random_outside(self, random: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the states of the global generators but for those that the data, where they are now, draw from."""
+        return self._train.without_its_own(random)
 
     def compare(self, saved: Mapping[str, Any], *, batch: int) -> None:
         """Refuse what :meth:`move_to` could not do.
@@ -87,22 +94,34 @@ class FitInputs:
             self._compare(saved["train"], batch)
             self._train.compare(saved["train"], saved["train"]["state"])
 
-    def move_to(self, saved: Mapping[str, Any], *, batch: int, is_all: bool = False) -> None:
+    def begin_at(self, epoch: int | None) -> None:
+        """Let ``fit`` begin with an epoch; None lets it begin where it was told to."""
+        self._hooks.begin_at(epoch)
+
+    def move_to(
+        self,
+        saved: Mapping[str, Any],
+        *,
+        batch: int,
+        is_all: bool = False,
+        logs: Mapping[str, Any] | None = None,
+    ) -> None:
         """Let the next epoch begin where :meth:`save` was called.
 
         Args:
             saved: What it returned.
             batch: Batches done in the epoch.
             is_all: Whether these are all of them. The place is then the one of the epoch after.
+            logs: What the last of them returned.
         """
         place = saved.get("train")
         if place is None:
             return
-        if self._epochs._num_batches is None and self._train.is_like(place):
-            self._epochs._num_batches = place["counted"]  # by Keras, in the first epoch
+        if self._train.is_like(place):
+            self._hooks.count(place["counted"])
         self._train.move_to(place, place["state"])
-        self._hooks.skip(batch, is_all=is_all)
-        _replay_hooks(_py_dataset(self._epochs), place, at_end=0)
+        self._hooks.skip(batch, is_all=is_all, logs=logs)
+        replay_epochs(sequence_of(self._epochs), _gone_over(place), is_under_way=is_all)
         self._saved_validation = saved.get("validation")
         if self._saved_validation is not None and self._is_shared:
             self._train.carry(self._past_validation, self._saved_validation, self._saved_validation["state"])
@@ -110,10 +129,10 @@ class FitInputs:
     def leave_behind(self, saved: Mapping[str, Any]) -> None:
         """Leave the data as a fit left them that had come to this place and is over."""
         if "train" in saved:
-            _replay_hooks(_py_dataset(self._epochs), saved["train"], at_end=0)
+            replay_epochs(sequence_of(self._epochs), _gone_over(saved["train"]))
             self._train.leave_behind(saved["train"])
         if "validation" in saved:
-            _replay_hooks(self._validate_on, saved["validation"], at_end=1)
+            replay_epochs(self._validate_on, _gone_over(saved["validation"]), validates=True)
             if isinstance(self._validate_on, tf.data.Dataset):
                 self._past_validation.leave_behind(saved["validation"])
 
@@ -131,7 +150,7 @@ class FitInputs:
         if self._saved_validation is not None:
             saved = self._saved_validation
             self._validation.move_to(saved, saved["state"], is_caught_up=self._is_shared)
-            _replay_hooks(_py_dataset(epochs), saved, at_end=1)
+            replay_epochs(sequence_of(epochs), _gone_over(saved), validates=True)
 
     @property
     def _past_validation(self) -> InputPosition:
@@ -141,23 +160,8 @@ class FitInputs:
     def _is_shared(self) -> bool:
         return isinstance(self._validate_on, tf.data.Dataset) and self._train.shares_a_shuffle(self._past_validation)
 
-    def _begin(self) -> None:
-        self._before_epoch()
-        if self._hooks.is_all_done:
-            self._catch_up()
-        elif not self._hooks.goes_on:
-            self._train.prepare()
-
-    def _catch_up(self) -> None:
-        """Come to the end of an epoch whose batches are all done, as far as a validation may see it."""
-        if self._train.is_under_way:  # one stream over all epochs
-            self._epochs._current_iterator = iter(self._train)
-            self._epochs._steps_seen = self._train.drawn
-        else:
-            self._train.catch_up()
-
     def _compare(self, place: Mapping[str, Any], batch: int) -> None:
-        before, now, per_call = place["per_epoch"], self._epochs.num_batches, self._epochs.steps_per_execution
+        before, now, per_call = place["per_epoch"], self._hooks.batches_per_epoch, self._hooks.steps_per_call
         if self._options["input_state"] == "restart" or not batch:
             return
         if now is not None and before is not None and now != before:
@@ -174,21 +178,15 @@ class FitInputs:
 
 
 def _position(epochs: Any, name: str, *, input_state: str, limit: int) -> InputPosition:
-    """Return the position in what Keras' epoch iterator goes over, which knows more of it than its dataset tells."""
-    adapter = epochs.data_adapter
-    kind = type(adapter).__name__
-    obstacle = None
-    if kind == "PyDatasetAdapter":
-        obstacle = "a PyDataset has no state that can be saved"
-    if kind == "ArrayDataAdapter" and adapter._shuffle == "batch":
-        obstacle = 'shuffle="batch" shuffles each batch on its own'
+    """Return the position in what Keras goes over, which knows more of it than its dataset tells."""
+    facts = facts_of(epochs)
     return InputPosition(
         dataset_of(epochs),
         input_state=input_state,
         limit=limit,
-        one_stream=kind == "GeneratorDataAdapter",
-        exact=kind == "ArrayDataAdapter",  # its only random operation draws the whole epoch's order at once
-        obstacle=obstacle,
+        one_stream=facts.one_stream,
+        exact=facts.exact,
+        obstacle=facts.obstacle,
         name=name,
     )
 
@@ -198,16 +196,6 @@ def _saved(position: InputPosition, *, goes_on: bool) -> dict[str, Any]:
     return {**place, "state": state}
 
 
-def _py_dataset(epochs: Any) -> Any:
-    return getattr(epochs.data_adapter, "py_dataset", None)
-
-
-def _replay_hooks(dataset: Any, place: Mapping[str, Any], *, at_end: int) -> None:
-    """Tell a PyDataset of the epochs it has seen: many shuffle themselves at the end of each."""
-    if not isinstance(dataset, keras.utils.PyDataset):
-        return
-    for drawn in place["before"]:
-        if drawn:
-            dataset.on_epoch_begin()
-            for _ in range(1 + at_end):  # Keras ends an epoch once more before each validation
-                dataset.on_epoch_end()
+def _gone_over(place: Mapping[str, Any]) -> int:
+    """Return how many times the data were gone over; Keras makes more iterators than it uses."""
+    return sum(drawn > 0 for drawn in place["before"])

@@ -5,7 +5,8 @@
     mode_of("val_accuracy", model)      # "max": Keras' metric says so
     build(another_model, dataset, facts)
 
-Source: keras/src/trainers/trainer.py of Keras 3.15; tests/test_fit_model.py fails if it works differently.
+Source: keras/src/trainers/trainer.py of Keras 3.15 and tf_keras/src/engine/training.py of tf_keras 2.21;
+tests/test_fit_model.py fails if they work differently.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ckptkit import which_keras
 from ckptkit.errors import CheckpointMismatchError
-from ckptkit.which_keras import keras, tree
+from ckptkit.which_keras import asked_metrics, build_from, builder_of, direction_of, is_built, keras
 
 __all__ = ["build", "compare", "facts_of", "has_other_metrics", "mode_of", "steps_of"]
 
@@ -28,7 +30,7 @@ def facts_of(model: keras.Model) -> dict[str, Any]:
     optimizer = model.optimizer
     return {
         "optimizer": _kind_of(optimizer),
-        "is_built": bool(optimizer is not None and optimizer.built),
+        "is_built": optimizer is not None and is_built(optimizer),
         "metrics": [_kind_of(metric) for metric in _metrics(model)],
     }
 
@@ -63,12 +65,10 @@ def build(model: keras.Model, dataset: Any, facts: Mapping[str, Any]) -> None:
             others, is not built here.
     """
     optimizer = model.optimizer
-    leave_it = optimizer is not None and not optimizer.built and not facts.get("is_built", True)
-    if leave_it:
-        optimizer.built = True  # for Keras to pass it by
+    leave_it = optimizer is not None and not is_built(optimizer) and not facts.get("is_built", True)
     try:
         with model.distribute_strategy.scope():
-            model._symbolic_build(data_batch=dataset.element_spec)
+            build_from(model, dataset.element_spec, leave_optimizer=leave_it)
     except Exception as error:  # Keras raises whatever the model's call raises
         _log.warning(
             "%s cannot be built from the shapes of its data (%s): it is restored when fit builds it, and the "
@@ -76,11 +76,9 @@ def build(model: keras.Model, dataset: Any, facts: Mapping[str, Any]) -> None:
             model.name,
             str(error).split("\n")[0],
         )
-        if model.built and optimizer is not None and not optimizer.built:
-            optimizer.build(model.trainable_variables)
-    finally:
-        if leave_it:
-            optimizer.built = False
+        if model.built and optimizer is not None and not leave_it and not is_built(optimizer):
+            builder, name = builder_of(optimizer)
+            getattr(builder, name)(model.trainable_variables)
 
 
 def mode_of(monitor: str, model: keras.Model) -> str:
@@ -99,7 +97,7 @@ def mode_of(monitor: str, model: keras.Model) -> str:
         return "min"
     for named, metric in _named_metrics(model):
         if name in [named, *(f"{output}_{named}" for output in outputs)]:
-            mode = _MODES.get(getattr(metric, "_direction", None) or "")
+            mode = _MODES.get(direction_of(metric) or "")
             if mode is not None:
                 return mode
     raise ValueError(
@@ -110,8 +108,7 @@ def mode_of(monitor: str, model: keras.Model) -> str:
 
 def steps_of(model: keras.Model) -> int:
     """Return how often the optimizer was given gradients, whatever it made of them."""
-    counters = [] if model.optimizer is None else [v for v in model.optimizer.variables if v.name == "iteration"]
-    return int(counters[0].numpy()) if counters else 0
+    return 0 if model.optimizer is None else which_keras.steps_of(model.optimizer)
 
 
 def _metrics(model: keras.Model) -> list[Any]:
@@ -124,13 +121,11 @@ def _named_metrics(model: keras.Model) -> Iterator[tuple[str, Any]]:
     """Yield the metrics of a model by the names they have in its logs, also those that are not built yet."""
     for metric in _metrics(model):
         yield metric.name, metric
-    compiled = getattr(model, "_compile_metrics", None)
-    if compiled is not None:
-        for asked in tree.flatten([compiled._user_metrics, compiled._user_weighted_metrics]):
-            if isinstance(asked, str):  # "accuracy" becomes one of several, which all rank alike
-                yield asked, keras.metrics.get({"acc": "accuracy"}.get(asked.lower(), asked))
-            elif asked is not None:
-                yield getattr(asked, "name", ""), asked
+    for asked in asked_metrics(model):
+        if isinstance(asked, str):  # "accuracy" becomes one of several, which all rank alike
+            yield asked, keras.metrics.get({"acc": "accuracy"}.get(asked.lower(), asked))
+        elif asked is not None:
+            yield getattr(asked, "name", ""), asked
 
 
 def _kind_of(each: Any) -> str | None:

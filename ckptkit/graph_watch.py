@@ -21,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit.contents import Contents
-from ckptkit.which_keras import SEED_GENERATORS, WRAPPERS, keras
+from ckptkit.which_keras import CONTAINERS, SEED_GENERATORS, SLOT_OPTIMIZERS, WRAPPERS, counts_of, keras, variables_of
 
 __all__ = ["GraphWatch"]
 
@@ -32,6 +32,8 @@ _OWNERS = (
     keras.metrics.Metric,
     keras.losses.Loss,
     *SEED_GENERATORS,
+    *SLOT_OPTIMIZERS,
+    *CONTAINERS,
 )
 _VARIABLES = (*WRAPPERS, tf.Variable)
 _TRACKABLE = tf.__internal__.tracking.Trackable
@@ -101,7 +103,7 @@ class GraphWatch:
         children = self._children_of(item) if isinstance(item, _TRACKABLE) else {}
         found = list(children.values())
         if isinstance(item, _OWNERS):
-            found += [*getattr(item, "variables", ()), *getattr(item, "metrics_variables", ())]
+            found += [*variables_of(item), *counts_of(item)]
         elif hasattr(item, "_create_or_restore_slot_variable"):
             found += _attributes(item)  # slots of optimizers that are not Keras 3's are no children
         return list(children), found
@@ -187,7 +189,7 @@ def _computes(kind: type[Any]) -> bool:
 
 def _is_theirs(member: Any) -> bool:
     module = getattr(getattr(member, "fget", member), "__module__", None)
-    return member is None or str(module).partition(".")[0] in ("keras", "tensorflow")
+    return member is None or str(module).partition(".")[0] in ("keras", "tf_keras", "tensorflow")
 
 
 class _Looks(dict[type[Any], Any]):

@@ -92,6 +92,7 @@ class InputPosition:
         self._is_prepared = False
         self._carried: tuple[InputPosition, Mapping[str, Any], Sequence[tf.Tensor]] | None = None
         self._is_caught_up = False
+        self._drawn_from: set[str] = set()  # names of global generators, by a source that was replayed
         self._measured = (0, 0)  # bytes of the iterator's state, and batches drawn, when it was last looked at
         self.way: str | None = None if input_state == "auto" else input_state
 
@@ -133,6 +134,11 @@ class InputPosition:
             self._begin_with(place.get("begun_with", {}))
         self._before = {"random": randomness.capture(), "variables": self._variables()}
 
+    def begin_again(self) -> None:
+        """Say that the newest iterator is drawn from only now, whatever has drawn random numbers since it was made."""
+        if not self.drawn:
+            self._before = {"random": randomness.capture(), "variables": self._variables()}
+
     def catch_up(self) -> None:
         """Bring the shuffles to where :meth:`move_to` was told, for another input that shares them and comes first."""
         self.prepare()
@@ -142,6 +148,15 @@ class InputPosition:
     def is_under_way(self) -> bool:
         """Whether the next iterator is to go on behind some batches."""
         return self._pending is not None and self._pending[0]["drawn"] > 0
+
+    def without_its_own(self, random: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the states of the global generators but for those that the source, which was replayed, draws from."""
+        return {name: state for name, state in random.items() if name not in self._drawn_from}
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is an iterator, and the next one is not to be moved."""
+        return self._current is not None and self._pending is None
 
     @property
     def drawn(self) -> int:
@@ -371,8 +386,8 @@ class InputPosition:
             self._replay(drawn, may_end=bool(place.get("is_shared_out_anew")))
         if self._outside is not None and drawn and way == "replay":
             # What the source has drawn from is where it was; what it has not belongs to others.
-            drawn_from = randomness.changed_since(self._before["random"])
-            randomness.reinstate({name: state for name, state in self._outside.items() if name not in drawn_from})
+            self._drawn_from = randomness.changed_since(self._before["random"])
+            randomness.reinstate(self.without_its_own(self._outside))
         self._outside = None
 
     def _put_down(self, state: tf.Tensor) -> None:

@@ -385,8 +385,10 @@ class CheckpointManager:
             lost_secs=recorder.lost_secs,
             is_saving=recorder.is_saving,
         )
+        if not (is_due or metrics) and self._schedule.is_same_everywhere:
+            return False
         is_too_early = self._async_save and self._saver.writer.busy and not self._schedule.is_best
-        if (is_due or metrics or not self._schedule.is_same_everywhere) and (cluster := self._workers()) is not None:
+        if (cluster := self._workers()) is not None:
             is_due, is_too_early = cluster.told([is_due, is_too_early])  # clock and disk are the chief's
         if not is_due:
             return False
@@ -573,6 +575,10 @@ class CheckpointManager:
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
         return self._reader.state(record)
+
+    def objects(self) -> list[Any]:
+        """Return every object that is saved, variables and what contains them."""
+        return [data.trackable for data in self._graph.live()]
 
     def leftovers(self) -> list[str]:
         """Return the names of restored values that still wait for their objects to be built."""

@@ -40,11 +40,11 @@ from ckptkit.tolerance import MAX_SAVE_ERRORS
 __all__ = [
     "DEFAULT_LIMIT",
     "INPUT_STATES",
+    "WORKER_TIMEOUT_SECS",
     "CheckpointManagerOptions",
     "ExportOnCompletionOptions",
     "Options",
     "TrainingCheckpointOptions",
-    "WORKER_TIMEOUT_SECS",
 ]
 
 INPUT_STATES = ("auto", "iterator", "replay", "restart")

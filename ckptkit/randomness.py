@@ -15,33 +15,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from keras.src.backend.common import global_state
-from keras.src.random import seed_generator
 
 from ckptkit.snapshot import eager_random_state, set_eager_random_state
+from ckptkit.which_keras import global_seed, set_global_seed
 
 __all__ = ["capture", "changed_since", "reinstate"]
-
-_OF_KERAS = "global_seed_generator"  # seed_generator.GLOBAL_SEED_GENERATOR, which Keras has since 3.13 only
 
 
 def capture() -> dict[str, Any]:
     """Return the state of every global random number generator, for :mod:`ckptkit.run_state` to store."""
-    keras_generator = global_state.get_global_attribute(_OF_KERAS)
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "tensorflow": eager_random_state(),
-        "keras": None if keras_generator is None else keras_generator.state.numpy(),
+        "keras": global_seed(),
     }
 
 
 def reinstate(state: Mapping[str, Any]) -> None:
     """Put back what :func:`capture` returned, or a part of it."""
-    if state.get("keras") is not None:  # makes Keras' generator where there is none yet, which draws from Python's
-        seed_generator.global_seed_generator().state.assign(state["keras"])
-    elif "keras" in state:
-        global_state.set_global_attribute(_OF_KERAS, None)
+    if "keras" in state:  # first, for it may draw from Python's
+        set_global_seed(state["keras"])
     if "python" in state:
         random.setstate(state["python"])
     if "numpy" in state:

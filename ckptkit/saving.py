@@ -28,7 +28,7 @@ from ckptkit.records import CheckpointRecord, Manifest, TensorInfo
 from ckptkit.staging import StagingBuffers
 from ckptkit.stats import Took
 from ckptkit.store import Store
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import NAME, keras
 
 __all__ = ["SaveJob"]
 
@@ -154,7 +154,7 @@ class SaveJob:
                 run_id=self._ledger.run_id,
                 best=self._ledger.best_with(self._facts["metrics"]),
                 found_damaged=self._ledger.found_damaged,
-                versions={"tensorflow": tf.__version__, "keras": keras.__version__},
+                versions={"tensorflow": tf.__version__, NAME: keras.__version__},
                 tensors=tuple(
                     TensorInfo(
                         entry.key, entry.dtype, entry.shape, 0 if entry.dtype in OF_ANY_LENGTH else entry.size_bytes

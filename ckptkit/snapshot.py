@@ -144,6 +144,7 @@ class CheckpointGraph:
         """Return the workers that train these objects together, None if it is this process alone."""
         if not is_in_cluster():
             return None
+        # Models of Keras 2 know their strategy as variables do, and may have none of these yet.
         return cluster_of(unwrapped(data.trackable) for data in self.live())
 
     def live(self) -> list[Any]:

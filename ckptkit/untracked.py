@@ -18,7 +18,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptkit.which_keras import SEED_GENERATORS, WRAPPERS, keras
+from ckptkit.which_keras import (
+    SEED_GENERATORS,
+    SLOT_OPTIMIZERS,
+    WRAPPERS,
+    builder_of,
+    counts_of,
+    is_built,
+    keras,
+    seed_of,
+    variables_of,
+)
 
 __all__ = ["METRICS", "is_lazy", "is_unbuilt", "untracked", "when_built"]
 
@@ -27,6 +37,8 @@ _OWNERS = (keras.layers.Layer, keras.optimizers.Optimizer)
 _ITEMS = (*_OWNERS, *WRAPPERS, tf.Variable)
 _BOOKKEEPING = frozenset(
     {"_tracker", "_inbound_nodes", "_outbound_nodes", "_metrics", "_losses", "_compile_metrics", "_loss_tracker"}
+    # Of Keras 2: what compile() was told, and counters of fit and evaluate.
+    | {"_steps_per_execution", "_train_counter", "_test_counter", "_predict_counter"}
 )
 
 
@@ -67,7 +79,7 @@ def untracked(children_of: Callable[[Any], Mapping[str, Any]], root: Any) -> dic
 
 def is_unbuilt(owner: Any) -> bool:
     """Say whether an object is a Keras layer, model or optimizer that will make its variables when it is built."""
-    return isinstance(owner, _OWNERS) and not owner.built
+    return isinstance(owner, (*_OWNERS, *SLOT_OPTIMIZERS)) and not is_built(owner)
 
 
 def is_lazy(owner: Any) -> bool:
@@ -79,17 +91,18 @@ def is_lazy(owner: Any) -> bool:
 
 def when_built(owner: Any, then: Callable[[], None]) -> None:
     """Call ``then`` once, outside of any graph, as soon as an unbuilt Keras object is built."""
-    build = owner.build
+    owner, name = builder_of(owner)
+    build = getattr(owner, name)
 
     @functools.wraps(build)  # Keras looks at the function's attributes to see whether it is a default build()
     def build_and_tell(*args: Any, **kwargs: Any) -> Any:
         result = build(*args, **kwargs)
-        owner.build = build
+        setattr(owner, name, build)
         with tf.init_scope():
             then()
         return result
 
-    owner.build = build_and_tell
+    setattr(owner, name, build_and_tell)
 
 
 class _Walk:
@@ -125,7 +138,9 @@ def _members(owner: Any) -> Iterator[tuple[str, Any]]:
 
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, SEED_GENERATORS):
-        yield name, value.state
+        seed = seed_of(value)
+        if seed is not None:
+            yield name, seed
     elif isinstance(value, _ITEMS):
         yield name, value
     elif isinstance(value, dict):
@@ -140,9 +155,9 @@ def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _leftovers(owner: Any) -> Iterator[tuple[str, Any]]:
     """Variables that Keras counts as the owner's and that no attribute led to, and its metrics' last."""
-    for position, variable in enumerate(owner.variables):
+    for position, variable in enumerate(variables_of(owner)):
         yield f"#variables:{position}", variable
-    for position, variable in enumerate(getattr(owner, "metrics_variables", ())):
+    for position, variable in enumerate(counts_of(owner)):
         yield f"{METRICS.strip(':')}:{position}", variable
 
 

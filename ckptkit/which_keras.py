@@ -5,6 +5,8 @@
     keras.Model                          # what tf.keras.Model is
 
 Every module that needs Keras takes it from here, so that no object of one is ever held against a class of the other.
+What they keep in different ways is asked for by functions of the same names, in :mod:`ckptkit.keras2` and
+:mod:`ckptkit.keras3`.
 
 Source: https://github.com/keras-team/tf-keras
 """
@@ -12,24 +14,81 @@ Source: https://github.com/keras-team/tf-keras
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # As tensorflow/python/util/lazy_loader.py reads it.
 IS_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
 
-WRAPPERS: tuple[Any, ...]  # classes whose ``value`` is the TensorFlow variable
-SEED_GENERATORS: tuple[Any, ...]
-
 if TYPE_CHECKING or not IS_LEGACY:
-    import keras
-    from keras import tree
-
-    WRAPPERS = (keras.Variable,)
-    SEED_GENERATORS = (keras.random.SeedGenerator,)
+    from ckptkit.keras3 import (
+        CONTAINERS,
+        EPOCHS_OF_FIT,
+        NAME,
+        SEED_GENERATORS,
+        SLOT_OPTIMIZERS,
+        VALIDATION_OF_FIT,
+        WRAPPERS,
+        asked_metrics,
+        build_from,
+        builder_of,
+        counts_of,
+        direction_of,
+        global_seed,
+        is_built,
+        keeps_its_state,
+        keras,
+        seed_of,
+        set_global_seed,
+        steps_of,
+        tree,
+        variables_of,
+    )
 else:
-    import tf_keras as keras
-    from tensorflow import nest as tree
+    from ckptkit.keras2 import (
+        CONTAINERS,
+        EPOCHS_OF_FIT,
+        NAME,
+        SEED_GENERATORS,
+        SLOT_OPTIMIZERS,
+        VALIDATION_OF_FIT,
+        WRAPPERS,
+        asked_metrics,
+        build_from,
+        builder_of,
+        counts_of,
+        direction_of,
+        global_seed,
+        is_built,
+        keeps_its_state,
+        keras,
+        seed_of,
+        set_global_seed,
+        steps_of,
+        tree,
+        variables_of,
+    )
 
-    WRAPPERS = SEED_GENERATORS = ()  # Keras 2 has TensorFlow's variables, and keeps seeds in them or in its kernels
-
-__all__ = ["IS_LEGACY", "SEED_GENERATORS", "WRAPPERS", "keras", "tree"]
+__all__ = [
+    "CONTAINERS",
+    "EPOCHS_OF_FIT",
+    "IS_LEGACY",
+    "NAME",
+    "SEED_GENERATORS",
+    "SLOT_OPTIMIZERS",
+    "VALIDATION_OF_FIT",
+    "WRAPPERS",
+    "asked_metrics",
+    "build_from",
+    "builder_of",
+    "counts_of",
+    "direction_of",
+    "global_seed",
+    "is_built",
+    "keeps_its_state",
+    "keras",
+    "seed_of",
+    "set_global_seed",
+    "steps_of",
+    "tree",
+    "variables_of",
+]

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
+
+from ckptkit.which_keras import IS_LEGACY, keras
 
 ROWS, BATCH, STEPS, EPOCHS = 44, 4, 11, 4
 
@@ -86,6 +87,8 @@ def case(make: Callable[[], Any]) -> Callable[[], Any]:
     """Enter a script; its seed is set before it is called."""
 
     def started() -> Any:
+        if IS_LEGACY:
+            keras.backend.experimental.enable_tf_random_generator()  # else operations keep their state to themselves
         keras.utils.set_random_seed(7)
         return make()
 
@@ -216,7 +219,7 @@ def validation_repeated_with_steps() -> Script:
     return Script(dense(), arrays(), {"batch_size": BATCH, "validation_data": again, "validation_steps": 6})
 
 
-class Rows(keras.utils.PyDataset):
+class Rows(keras.utils.Sequence):
     """Shuffles itself at the end of each epoch, as many do."""
 
     def __init__(self, **options: Any) -> None:
@@ -243,6 +246,8 @@ def py_dataset() -> Script:
 
 @case
 def py_dataset_with_workers() -> Script:
+    if IS_LEGACY:
+        return Script(dense(), (Rows(),), {"workers": 2, "shuffle": False})
     return Script(dense(), (Rows(workers=2),))
 
 
@@ -314,7 +319,7 @@ class OwnStep(keras.Model):
         self.blocks = [keras.layers.Dense(6, "relu") for _ in range(2)]
         self.drop = keras.layers.Dropout(0.2)
         self.out = keras.layers.Dense(1)
-        self.seed = keras.random.SeedGenerator(5)
+        self.seed = tf.random.Generator.from_seed(5) if IS_LEGACY else keras.random.SeedGenerator(5)
         self.norm_tracker = keras.metrics.Mean(name="norm")
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -324,7 +329,10 @@ class OwnStep(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y = data
-        x = x + keras.random.normal(tf.shape(x), stddev=0.01, seed=self.seed)
+        if IS_LEGACY:
+            x = x + self.seed.normal(tf.shape(x), stddev=0.01)
+        else:
+            x = x + keras.random.normal(tf.shape(x), stddev=0.01, seed=self.seed)
         with tf.GradientTape() as tape:
             loss = self.compute_loss(y=y, y_pred=self(x, training=True))
         gradients = tape.gradient(loss, self.trainable_variables)
@@ -385,7 +393,7 @@ def accumulated_gradients() -> Script:
 def scaled_loss_in_mixed_precision() -> Script:
     keras.mixed_precision.set_global_policy("mixed_float16")
     inner = keras.optimizers.Adam(0.01)
-    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**20, dynamic_growth_steps=3)
+    optimizer = keras.mixed_precision.LossScaleOptimizer(inner, initial_scale=2.0**20, dynamic_growth_steps=3)
     return Script(dense(optimizer=optimizer), arrays(), {"batch_size": BATCH})
 
 
@@ -473,7 +481,8 @@ class Draws(keras.callbacks.Callback):
 
     def _draw(self) -> None:
         eager = float(tf.random.uniform([])) + float(tf.random.get_global_generator().uniform([]))
-        self.drawn.append(random.random() + np.random.random() + eager + float(keras.random.uniform([])))
+        of_keras = 0.0 if IS_LEGACY else float(keras.random.uniform([]))
+        self.drawn.append(random.random() + np.random.random() + eager + of_keras)
 
     def get_state(self) -> dict[str, Any]:
         return {"drawn": np.array(self.drawn)}
@@ -526,7 +535,7 @@ def loop(*, graph: bool, dataset: Any, validation: Any = None, **options: Any) -
         with tf.GradientTape() as tape:
             noise = generator.normal(tf.shape(x), stddev=0.1)
             loss = tf.reduce_mean((model(x + noise, training=True) - y) ** 2)
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
         total.assign_add(loss)
 
     def validate_on(x: Any, y: Any) -> Any:

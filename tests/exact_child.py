@@ -17,13 +17,13 @@ import traceback
 import warnings
 
 import h5py
-import keras
 import numpy as np
 import tensorflow as tf
 
 import ckptkit
 from ckptkit.listing import DirectoryReader
 from ckptkit.replicas import replicas_of
+from ckptkit.which_keras import IS_LEGACY, counts_of, keras, seed_of, variables_of
 from tests.exact_cases import CASES, INPUTS, Loop
 from tests.kill_child import forked
 
@@ -57,6 +57,19 @@ class Killer(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._happens("train_end")
+
+
+def all_of(model):
+    """Return a model's variables; those that Keras 3 counts among them, and Keras 2 does not, as well."""
+    return [*model.variables, *counts_of(model), *seeds_of(model)] if IS_LEGACY else model.variables
+
+
+def seeds_of(model):
+    """Return the variables that the random numbers of a model's layers come from."""
+    if not IS_LEGACY:
+        return [variable for variable in model.variables if "seed_generator" in variable.path]
+    seeds = [seed_of(getattr(layer, "_random_generator", None)) for layer in model._flatten_layers()]
+    return [seed for seed in seeds if seed is not None]
 
 
 def digest(variables):
@@ -109,8 +122,8 @@ def one_life(case, directory, kill=None, with_ckptkit=True, spoil=None):
     return {
         "trained": killer.batches,
         "resumed": resumed,
-        "variables": digest(script.model.variables),
-        "optimizer": digest(script.model.optimizer.variables),
+        "variables": digest(all_of(script.model)),
+        "optimizer": digest(variables_of(script.model.optimizer)),
         "histories": histories,
         "callbacks": [state_of(callback) for callback in script.callbacks],
         "random": [] if script.reads_ahead else [random.random(), float(np.random.random())],
@@ -159,8 +172,8 @@ def one_life_of_loop(script, directory, killer):
     return {
         "trained": killer.batches,
         "resumed": resumed,
-        "variables": digest(script.model.variables),
-        "optimizer": digest(script.optimizer.variables),
+        "variables": digest(all_of(script.model)),
+        "optimizer": digest(variables_of(script.optimizer)),
         "histories": [repr(losses.numpy().tolist()), float(script.more["total"])],
         "callbacks": digest([script.more["generator"].state]),
         "random": [random.random(), float(np.random.random()), float(tf.random.uniform([]))],
@@ -228,8 +241,8 @@ def one_seed_off():
     def spoilt(self):
         begin(self)
         if self.resumed_from is not None:
-            seed = next(v for v in self.model.variables if "seed_generator" in v.path)
-            seed.assign(seed + np.array([0, 1], "uint32"))
+            seed = seeds_of(self.model)[0]
+            seed.assign(seed + np.eye(1, seed.shape[0], dtype=seed.dtype.as_numpy_dtype)[0])
 
     callbacks.TrainingCheckpoint._begin_where_it_was = spoilt
 

@@ -148,11 +148,43 @@ def restore_plainly(folder):
     return {"values": [plain["mirrored"].numpy().tolist(), float(plain["counter"])], "names": names}
 
 
+def loop(folder, *, until=None):
+    """Go over shared data in a loop on two devices, to its end or until a step; return what every replica holds."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    model, checkpoint = trained(fit=False)
+    here = model.optimizer.variables[0].value.distribute_strategy
+    dataset = tf.data.Dataset.from_tensor_slices(arrays()).shuffle(100, seed=3).batch(BATCH)
+
+    @tf.function
+    def step(batch):
+        def of_replica(x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+        here.run(of_replica, args=batch)
+
+    policy = ckptkit.policies.EverySteps(2)
+    with ckptkit.CheckpointManager(checkpoint, folder, 3, save_policy=policy, async_save=True) as manager:
+        rounds = ckptkit.TrainingLoop(manager, here.experimental_distribute_dataset(dataset), epochs=2)
+        for number, batch in rounds:
+            step(batch)
+            if number == until:
+                break
+    resumed = rounds.resumed_from
+    return {"values": values(model), "step": rounds.step, "resumed": None if resumed is None else resumed.step}
+
+
 def main(folder):
     """Print what each scene saw."""
     directory = os.path.join(folder, "run")
     scenes = {each.__name__: each for each in (save, restore, restore_by_tensorflow, hold, restore_plainly)}
     scenes["restore_before_the_build"] = restore_before_the_build
+    scenes["loop"] = lambda at: loop(at + "-whole")
+    scenes["loop_left"] = lambda at: loop(at + "-left", until=5)
+    scenes["loop_again"] = lambda at: loop(at + "-left")
     scenes |= {f"restore_on_{number}": lambda at, number=number: restore_on(number, at) for number in (1, 3)}
     print(json.dumps({name: forked(lambda scene=scene: scene(directory))[0] for name, scene in scenes.items()}))
 

@@ -54,14 +54,16 @@ FLOORS = [
         "export.publishing",
         "export.versions",
         "finding",
+        "input_facts",
         "policy_text",
     },
     {"option_rules", "verifying", "yaml_file"},
     {"options", "repairing"},
     # Keras and TensorFlow from here on.
+    {"keras2", "keras3"},
     {"cluster", "which_keras"},
     {"export.state", "graph_watch", "reading", "replicas", "untracked"},
-    {"held"},
+    {"agreement", "held"},
     {"snapshot"},
     {
         "callback_state",
@@ -71,12 +73,15 @@ FLOORS = [
         "randomness",
         "restoring",
         "run_state",
+        "unsaved_random",
     },
     {"export.architecture", "export.hdf5", "export.keras_archive", "export.weights", "input_position"},
     {"export.saved_model"},
     {"export.formats"},
     {"export.verification"},
-    {"finished_fits", "fit", "fit_callbacks", "fit_model", "fit_place", "interval", "save_options"},
+    {"finished_fits", "fit", "fit_callbacks", "fit_frame", "fit_model", "fit_place", "interval", "save_options"},
+    {"input_hooks2", "input_hooks3"},
+    {"input_hooks"},
     {"fit_inputs"},
     {"following", "reader", "saving"},
     {"saver"},
@@ -89,9 +94,13 @@ FLOORS = [
 ]
 LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}
 HEAVY = {"tensorflow", "keras", "tf_keras"}
-FIRST_HEAVY = LEVEL["which_keras"]
+FIRST_HEAVY = LEVEL["keras3"]
 LIGHT = {"config", "run_state"}  # stand upstairs and are to start without TensorFlow all the same
-CHOSEN = {"which_keras": {"keras", "tree"}}  # what a module is there to import for all others
+CHOSEN = {"keras2": {"keras", "tree"}, "keras3": {"keras", "tree"}}  # what is there to be imported by all others
+CHOICES = {
+    "input_hooks": ("input_hooks2", "input_hooks3"),
+    "which_keras": ("keras2", "keras3"),
+}  # what offers the names of either, which have the same
 PRIVATE = {"snapshot"}  # the only one to touch TensorFlow's private parts
 # What decides when to save and what to keep, and all that may be had there: no clock, no disk, no log, nothing random.
 PURE = {"arguments", "combinators", "policies", "preservation", "ranking"}
@@ -343,6 +352,8 @@ def is_public(module):
 )
 def test_a_public_module_declares_what_it_offers_sorted_and_nothing_it_does_not_have(module):
     defined = {name for name in definitions(SOURCES[module]) if not name.startswith("_")} | CHOSEN.get(module, set())
+    for choice in CHOICES.get(module, ()):
+        defined |= set(declared(SOURCES[choice]))
     names = declared(SOURCES[module])
     if names is None:
         assert not defined
@@ -351,6 +362,12 @@ def test_a_public_module_declares_what_it_offers_sorted_and_nothing_it_does_not_
     assert names != []
     if module:
         assert set(names) <= defined
+
+
+@pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
+def test_what_is_chosen_from_has_the_same_names(choices):
+    first, second = (declared(SOURCES[choice]) for choice in choices)
+    assert first == second
 
 
 def test_every_name_of_the_package_can_be_had_and_is_what_its_home_has():

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+import tensorflow as tf
 
 from ckptkit.store import Store
 from tests.clusters import run_workers
@@ -91,6 +92,14 @@ def test_workers_leave_together_when_one_is_told_to_end_and_go_on_with_data_that
         assert (each["hash"], each["seen"]) == (other["hash"], other["seen"][step:])
 
 
+def test_plain_tensorflow_finds_the_sum_over_all_workers_and_each_has_its_own(told):
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(told[1])))
+    names = [name for name in reader.get_variable_to_shape_map() if "loss/0/" in name]
+    replica_0, replica_1, common = map(reader.get_tensor, sorted(names))
+    assert common == replica_0 + replica_1
+    assert replica_0 != replica_1
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_another_number_of_workers_goes_on_and_says_what_is_exact(fork_server, told, count):
     directory = copied(told, f"{count}-go-on")
@@ -128,6 +137,16 @@ def test_a_checkpoint_that_does_not_fit_in_one_worker_is_restored_in_none(fork_s
     assert (chief.code, odd.code) == (1, 1)
     assert "was not restored: worker 1 (127.0.0.1:" in chief.err
     assert "CheckpointMismatchError: cannot restore" in odd.err
+
+
+def test_if_the_newest_checkpoint_is_damaged_all_take_the_one_before_it(fork_server, told):
+    directory = copied(told, "damaged")
+    older, newest = committed(directory)[-2:]
+    data = directory / f"ckpt-{newest}.data-00000-of-00001"
+    data.write_bytes(bytes(100) + data.read_bytes()[100:])
+    workers = run_workers(fork_server, 2, directory, {"data": "distributed"})
+    assert [worker.result["resumed"] for worker in workers] == [older, older]
+    assert "Falling back to the one before it" in workers[0].err
 
 
 def test_a_directory_that_another_run_writes_to_is_an_error_of_all(fork_server, folder):

@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ckptkit.fit import (
-    AfterAll,
-    BeforeAll,
-    InputHooks,
-    callback_list,
-    dataset_of,
-    epoch_iterator,
-    epoch_logs,
-    find_callback,
-    runs_in_fit,
-)
+from ckptkit.fit import AfterAll, BeforeAll, callback_list, find_callback
+from ckptkit.fit_frame import epoch_iterator, epoch_logs, runs_in_fit
+from ckptkit.input_hooks import InputHooks, dataset_of
 from ckptkit.input_position import InputPosition
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")

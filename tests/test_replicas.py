@@ -44,6 +44,12 @@ def test_what_is_held_is_put_back_replica_by_replica(scenes):
     assert scenes["hold"]["put back"] == scenes["hold"]["before"] != scenes["hold"]["later"]
 
 
+def test_a_loop_on_two_devices_goes_on_with_the_same_bits_in_every_replica(scenes):
+    whole, left, again = scenes["loop"], scenes["loop_left"], scenes["loop_again"]
+    assert again["resumed"] == 4 < left["step"] < again["step"] == whole["step"]
+    assert again["values"] == whole["values"] != left["values"]
+
+
 def test_replicas_that_are_alike_are_stored_once(scenes):
     names = scenes["save"]["names"]
     assert any("moving_mean" in name for name in names)
