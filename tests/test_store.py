@@ -25,6 +25,8 @@ from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
 
+pytestmark = pytest.mark.core
+
 CALLS = ("fsync", "rename", "replace", "link", "unlink", "rmdir")
 
 
