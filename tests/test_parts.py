@@ -33,12 +33,12 @@ def saved_by(folder, workers, reductions=()):
 
 def read(prefix, index, count):
     with CheckpointFile(prefix, (index, count)) as file:
-        return {key: value.numpy().tolist() for key, value in file.read(file.types).items()}
+        return {key: np.asarray(value).tolist() for key, value in file.read(file.types).items()}
 
 
 values = st.dictionaries(
     st.sampled_from(["a", "b/c", "_CKPTKIT/loop", "_CKPTKIT_OBJECT_GRAPH"]),
-    st.sampled_from([0.0, 1.0, [1.0, 2.0], [[3]], 7, b"text", [b"x", b""], True, -0.0, float("inf")]),
+    st.sampled_from([0.0, 1.0, [1.0, 2.0], [[3]], 7, b"text", [b"x", b""], True, float("inf")]),
 )
 
 
@@ -47,14 +47,14 @@ values = st.dictionaries(
 def test_each_worker_reads_what_it_held_and_what_the_chief_held_besides(tmp_path_factory, workers):
     prefix = saved_by(tmp_path_factory.mktemp("parts"), workers)
     for index, own in enumerate(workers):
-        expected = {key: tf.constant(value).numpy().tolist() for key, value in (workers[0] | own).items()}
+        expected = {key: np.asarray(tf.constant(value)).tolist() for key, value in (workers[0] | own).items()}
         assert read(prefix, index, len(workers)) == expected
     assert read(prefix, 0, 1) == read(prefix, len(workers), len(workers)) == read(prefix, 0, len(workers))
 
 
 def test_what_all_have_in_common_is_stored_once_and_by_the_bytes(tmp_path):
-    chief = {"same": 1.0, "zero": 0.0, "type": 1.0, "shape": [1.0]}
-    other = {"same": 1.0, "zero": -0.0, "type": 1, "shape": [[1.0]]}
+    chief = {"same": 1.0, "zero": np.float32(0.0), "type": 1.0, "shape": [1.0]}
+    other = {"same": 1.0, "zero": np.float32(-0.0), "type": 1, "shape": [[1.0]]}
     with Bundle(saved_by(tmp_path, [chief, other])) as bundle:
         assert sorted(key for key in bundle.entries if key.startswith("_CKPTKIT_WORKER")) == [
             "_CKPTKIT_WORKER/1-of-2/shape",
