@@ -16,11 +16,11 @@ COMMANDS = dict(re.findall(r"^## (Run it|Test it)\n\n    (.+)$", README, re.MULT
 pytestmark = pytest.mark.slow
 
 
-def test_every_block_runs_and_prints_what_stands_below_it(run_child, tmp_path):
+def test_every_block_runs_and_prints_what_stands_below_it(run_fork, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     script = tmp_path / "blocks.py"
     script.write_text("\nprint('=====')\n".join(BLOCKS), encoding="utf-8")
-    printed = run_child(str(script), cwd=tmp_path).split("=====\n")
+    printed = run_fork(str(script), cwd=tmp_path).split("=====\n")
     assert len(printed) == len(BLOCKS) == 11
     assert len(PRINTED) == 3
     assert [text for text in printed if text in PRINTED] == PRINTED
