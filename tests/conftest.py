@@ -106,7 +106,7 @@ def run_fork(fork_server):
     """Return a function that does what ``run_child`` returns does, in a process that has TensorFlow loaded already."""
 
     def run(*arguments, cwd=ROOT):
-        return printed(fork_server.run(*arguments, cwd=cwd))
+        return printed(fork_server.run(*arguments, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}))
 
     return run
 
