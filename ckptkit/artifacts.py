@@ -27,7 +27,7 @@ from ckptkit.export.progress import progress
 from ckptkit.export.publishing import put_back, refuse_to_overwrite, replaced
 from ckptkit.export.verification import Checks
 from ckptkit.records import CheckpointRecord
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import NAME, keras
 
 __all__ = [
     "load_architecture",
@@ -346,7 +346,7 @@ def _facts(source: CheckpointRecord | None) -> dict[str, Any]:
             "epoch": source.epoch,
             "metrics": dict(source.metrics),
         }
-    return {"source": made_from, "versions": {"keras": keras.__version__, "tensorflow": tf.__version__}}
+    return {"source": made_from, "versions": {NAME: keras.__version__, "tensorflow": tf.__version__}}
 
 
 def _require_possible(model: keras.Model, kind: str) -> None:

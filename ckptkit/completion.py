@@ -35,7 +35,7 @@ from ckptkit.export.publishing import replaced
 from ckptkit.fit import AfterAll, callback_list, disarm, find_callback
 from ckptkit.options import ExportOnCompletionOptions
 from ckptkit.records import CheckpointRecord
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import NAME, keras
 
 __all__ = ["ExportOnCompletion"]
 
@@ -201,7 +201,7 @@ class ExportOnCompletion(keras.callbacks.Callback):
             "checkpoint": None if source is None else source.name,
             "metrics": {} if source is None else dict(source.metrics),
             "formats": list(self._formats),
-            "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+            "versions": {NAME: keras.__version__, "tensorflow": tf.__version__},
         }
 
     @contextmanager

@@ -9,6 +9,7 @@ ckptkit loaded. What Python and TensorFlow read in the environment while they ar
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -144,8 +145,9 @@ def exit_code_of(arguments):
 
 
 if __name__ == "__main__":
-    import keras  # noqa: F401
     import tensorflow  # noqa: F401
+
+    importlib.import_module("tf_keras" if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True") else "keras")
 
     gc.freeze()  # a collection in a fork need not look at what it shares with the server
     with socket.socket(fileno=int(sys.argv[1])) as door:

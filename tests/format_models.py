@@ -1,19 +1,30 @@
 """Models of every kind that the artifact formats are to hold, with data to train and to ask them.
 
-A module of its own, that other processes import: the custom classes are found here. Nothing runs at import.
+A module of its own, that other processes import: the custom classes are found here. Nothing runs at import, and nothing
+of ckptkit is imported, so that it can be asked of a process without.
 """
 
 import functools
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
-from keras import layers
+import tensorflow as tf
+
+IS_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") == "1"
+if IS_LEGACY:
+    import tf_keras as keras
+    from tensorflow import nest as tree
+else:
+    import keras
+    from keras import tree
+
+layers = keras.layers
 
 EXAMPLES, BATCH, BATCHES = 12, 4, (2, 5)
 
@@ -75,14 +86,12 @@ class OwnStep(keras.Model):
         return self.answer(self.drop(self.hidden(inputs), training=training))
 
     def train_step(self, data):
-        import tensorflow as tf
-
         x, y = data
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred) / 2
         self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_weights), self.trainable_weights))
-        return self.compute_metrics(x, y, y_pred)
+        return self.compute_metrics(x, y, y_pred, None)
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
@@ -91,7 +100,7 @@ class OwnStep(keras.Model):
 @keras.saving.register_keras_serializable("formats")
 def registered_loss(y_true, y_pred):
     """Be a loss that is registered."""
-    return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1) + 0.25 * keras.ops.abs(y_pred[..., 0])
+    return tf.reduce_mean(tf.square(y_true - y_pred), axis=-1) + 0.25 * tf.abs(y_pred[..., 0])
 
 
 def unregistered_loss(y_true, y_pred):
@@ -105,10 +114,10 @@ class Largest(keras.metrics.Metric):
 
     def __init__(self, scale=1.0, name="largest", **named):
         super().__init__(name=name, **named)
-        self.scale, self.most = scale, self.add_variable((), "zeros", name="most")
+        self.scale, self.most = scale, self.add_weight(name="most", shape=(), initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        self.most.assign(keras.ops.maximum(self.most, keras.ops.max(keras.ops.abs(y_true - y_pred)) * self.scale))
+        self.most.assign(tf.maximum(self.most, tf.reduce_max(tf.abs(y_true - y_pred)) * self.scale))
 
     def result(self):
         return self.most
@@ -194,11 +203,12 @@ def recurrent():
 
 def mixed_precision():
     """Half precision inside, with a scaled loss; the answer is in full precision."""
-    half = keras.DTypePolicy("mixed_float16")
+    half = "mixed_float16"
     inputs = keras.Input((4,), name="numbers")
     hidden = layers.BatchNormalization(dtype=half)(layers.Dense(6, activation="relu", dtype=half)(inputs))
     model = keras.Model(inputs, layers.Dense(1, dtype="float32", name="answer")(hidden))
-    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=64.0, dynamic_growth_steps=4)
+    wrapped = keras.mixed_precision.LossScaleOptimizer
+    scaled = wrapped(keras.optimizers.Adam(), initial_scale=64.0, dynamic_growth_steps=2)
     model.compile(scaled, "mse", metrics=["mae"], jit_compile=False)
     return model
 
@@ -329,6 +339,10 @@ def application(name, without=(), **named):
     return Case(make, functools.partial(of_images, size=32), is_trained=False, without=without)
 
 
+# Not of Keras 2: it has no such thing, or flips images by seeds in a kernel, or takes its time for what others show.
+OF_KERAS_3 = ["gradient accumulation", "quantized", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0"]
+OF_KERAS_3 += ["convolutional", "moving average", "unregistered loss", "own loss and metric", "texts", "recurrent"]
+OF_KERAS_3 += ["mixed precision"]
 CASES = {
     "sequential": Case(sequential),
     "several inputs and outputs": Case(several, of_several),
@@ -350,6 +364,8 @@ CASES = {
     "MobileNetV3Small": application("MobileNetV3Small", without=("saved_model", "yaml", "old name")),
     "EfficientNetB0": application("EfficientNetB0", without=("saved_model", "json", "yaml", "weights", "old name")),
 }
+if IS_LEGACY:
+    CASES = {name: case for name, case in CASES.items() if name not in OF_KERAS_3}
 
 
 # What a model is and does ---------------------------------------------------------------------------------------------
@@ -357,7 +373,7 @@ CASES = {
 
 def inputs_of(case, count):
     """Return inputs as tensors, in the structure of the model's."""
-    return keras.tree.map_structure(keras.ops.convert_to_tensor, case.data(count)[0])
+    return tree.map_structure(tf.convert_to_tensor, case.data(count)[0])
 
 
 def trained(model, case, epochs):
@@ -366,26 +382,49 @@ def trained(model, case, epochs):
     weights = weights[0] if weights else None
     data = {"sample_weight": weights, "batch_size": BATCH, "shuffle": False}
     if case.data is of_words:  # Keras takes no arrays of texts
-        x = keras.ops.convert_to_tensor(x)
+        x = tf.convert_to_tensor(x)
     return model.fit(x, y, epochs=epochs, verbose=0, **data).history
 
 
 def digest(value):
-    """Return shape, dtype and content of an array in short."""
-    value = np.asarray(value)
+    """Return shape, dtype and content of an array or a variable in short."""
+    value = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
     return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()[:16]}"
+
+
+def weights_of(model):
+    """Return the weights of a model; Keras 2 has vocabularies among them."""
+    return [weight for weight in model.weights if hasattr(weight, "assign")]
+
+
+def all_of(model):
+    """Return all variables of a model; those of its seeds Keras 2 does not count among them."""
+    if not IS_LEGACY:
+        return list(model.variables)
+    generators = [getattr(layer, "_random_generator", None) for layer in model._flatten_layers()]
+    return [*weights_of(model), *(each._generator.state for each in generators if each and each._generator)]
+
+
+def of_optimizer(optimizer):
+    """Return all variables of an optimizer; Keras 2 does not count its learning rate and its loss scale among them."""
+    if not IS_LEGACY:
+        return list(optimizer.variables)
+    rate = optimizer.learning_rate
+    scale = [optimizer.loss_scale, optimizer.dynamic_counter] if hasattr(optimizer, "loss_scale") else []
+    return [*optimizer.variables(), *([rate] if isinstance(rate, tf.Variable) else []), *scale]
 
 
 def state_of(model):
     """Return all that an artifact is to bring back, as JSON has it."""
-    optimizer = model.optimizer if model.compiled else None
+    is_compiled = model._is_compiled if IS_LEGACY else model.compiled
+    optimizer = model.optimizer if is_compiled else None
     state = {
-        "variables": [digest(variable) for variable in model.variables],
-        "weights": [digest(variable) for variable in model.weights],
+        "variables": digests(all_of(model)),
+        "weights": digests(weights_of(model)),
         "optimizer": None if optimizer is None else type(optimizer).__name__,
-        "optimizer variables": optimizer and [digest(variable) for variable in optimizer.variables],
+        "optimizer variables": optimizer and digests(of_optimizer(optimizer)),
         "iterations": optimizer and int(optimizer.iterations),
-        "compile config": model.get_compile_config() if model.compiled else None,
+        "compile config": model.get_compile_config() if is_compiled else None,
         "class": type(model).__name__,
         "layers": [type(layer).__name__ for layer in model._flatten_layers(include_self=False)],
     }
@@ -394,16 +433,16 @@ def state_of(model):
 
 def answers_of(model, case, count):
     """Return what a model answers to a batch; it stays as it was, for recurrent layers draw random numbers at that."""
-    before = [(variable, variable.numpy()) for variable in model.non_trainable_variables]
-    answer = [np.asarray(leaf) for leaf in keras.tree.flatten(model(inputs_of(case, count), training=False))]
+    before = [(variable, variable.numpy()) for variable in all_of(model)]
+    answer = [np.asarray(leaf) for leaf in tree.flatten(model(inputs_of(case, count), training=False))]
     for variable, value in before:
         variable.assign(value)
     return answer
 
 
-def digests(answers):
-    """Return the digests of answers."""
-    return [digest(leaf) for leaf in answers]
+def digests(values):
+    """Return the digests of arrays or variables."""
+    return [digest(value) for value in values]
 
 
 def outputs_of(model, case):

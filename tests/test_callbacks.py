@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,6 +16,7 @@ from ckptkit import finished_fits
 from ckptkit.policies import EverySecs, EverySteps, OnImprovement
 from ckptkit.preservation import All, Best, Latest
 from ckptkit.store import Store
+from ckptkit.which_keras import keras
 
 X = np.random.default_rng(0).random((40, 6)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)

@@ -3,7 +3,6 @@
 import json
 import os
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +11,7 @@ import ckptkit
 from ckptkit import finished_fits
 from ckptkit.export import facts, formats, hdf5, names, publishing, saved_model
 from ckptkit.preservation import Best
+from ckptkit.which_keras import keras
 from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
 
 pytestmark = pytest.mark.slow
@@ -30,6 +30,7 @@ def served(path, inputs):
     return artifact.serve(inputs).numpy()
 
 
+@pytest.mark.core
 @by_forks
 def test_both_formats_are_written_when_fit_ends_and_give_the_models_outputs(paths):
     run, export = paths
@@ -71,6 +72,7 @@ def test_an_interrupted_fit_exports_nothing(paths):
     assert not os.path.exists(export)
 
 
+@pytest.mark.core
 @by_forks
 def test_the_best_checkpoint_is_exported_and_the_live_model_stays_as_it_was(paths):
     class Losses(keras.callbacks.Callback):
@@ -224,6 +226,7 @@ def test_keras_own_export_still_augments_so_that_ours_is_needed(tmp_path):
     assert not np.array_equal(served(str(tmp_path / "theirs"), images), images)
 
 
+@pytest.mark.core
 def test_a_saved_model_keeps_the_names_and_the_structure_of_several_inputs_and_outputs(tmp_path):
     first, second = keras.Input((4,), name="first"), keras.Input((3,), name="second")
     both = keras.layers.Concatenate()([first, second])
@@ -245,6 +248,7 @@ def test_a_model_that_was_never_built_cannot_become_a_saved_model(tmp_path):
         saved_model.write(keras.Sequential([keras.layers.Dense(1)]), str(tmp_path / "m"))
 
 
+@pytest.mark.core
 def test_hdf5_leaves_the_live_models_compile_config_whole(tmp_path):
     model = sequential()
     fit(model)

@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 
 from ckptkit.errors import ArtifactError
-from ckptkit.export.custom_code import explained
+from ckptkit.export.built import shape_told
+from ckptkit.export.custom_code import explained, refuse_code, require_layers
+from ckptkit.export.origin import refuse_another
 from ckptkit.which_keras import keras
 
 __all__ = ["KINDS", "model_from_json", "model_from_yaml", "model_to_json", "model_to_yaml", "read", "write"]
@@ -63,6 +65,7 @@ _WRITERS: dict[str, Callable[[keras.Model], str]] = {
 }
 _PARSERS: dict[str, Callable[[str], Any]] = {"json": json.loads, "yaml": yaml.safe_load}
 KINDS = frozenset(_WRITERS)
+_MODULES_OF_KERAS_2 = {"Sequential": "keras", "Functional": "keras.src.engine.functional", "Model": "keras"}
 
 
 def write(model: keras.Model, path: str, kind: str) -> None:
@@ -83,9 +86,10 @@ def read(path: str, kind: str, *, custom_objects: Mapping[str, Any] | None = Non
 
 
 def _config(model: keras.Model) -> dict[str, Any]:
-    config = json.loads(model.to_json())
+    with shape_told(model):
+        config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     config.pop("compile_config", None)
-    return dict(config)
+    return {**config, "keras_version": keras.__version__}
 
 
 def _parsed(kind: str, text: str, source: str) -> Any:
@@ -99,6 +103,12 @@ def _parsed(kind: str, text: str, source: str) -> Any:
 def _model(config: Any, custom_objects: Mapping[str, Any] | None, safe_mode: bool, source: str, call: str) -> Any:
     if not isinstance(config, dict) or "class_name" not in config:
         raise ArtifactError(f"{source} describes no Keras model: there is no class_name at its top.")
+    refuse_another(source, config.get("keras_version"))
     config = {key: value for key, value in config.items() if key != "compile_config"}
+    if "module" not in config:  # by Keras 2's own to_json
+        name = config["class_name"]
+        config |= {"module": _MODULES_OF_KERAS_2.get(name), "registered_name": name}
     with explained(source, call):
+        refuse_code(config, safe_mode)
+        require_layers(config, custom_objects)
         return keras.saving.deserialize_keras_object(config, dict(custom_objects or {}), safe_mode=safe_mode)

@@ -6,7 +6,8 @@ why_not_revived(model)                    # None, or which class cannot be made 
 with explained("model.keras"):
     keras.models.load_model("model.keras")
 
-Source: keras/src/saving/serialization_lib.py of Keras 3.15; tests/test_custom_code.py fails if its words change.
+Source: keras/src/saving/serialization_lib.py of Keras 3.15 and tf_keras 2.21; tests/test_custom_code.py and
+tests/test_artifacts.py fail if their words change.
 """
 
 from __future__ import annotations
@@ -22,14 +23,29 @@ from contextlib import contextmanager
 from typing import Any
 
 from ckptkit.errors import ArtifactError
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import IS_LEGACY, keras
 
-__all__ = ["custom_objects_of", "explained", "homes_of", "why_not_revived"]
+__all__ = ["custom_objects_of", "explained", "homes_of", "refuse_code", "require_layers", "why_not_revived"]
 
 _MISSING = re.compile(
     r"Could not locate (?:class|function) '([\w.>]+)'|Unknown [\w ]+: '?\"?([\w.>]+)|"
-    r"Could not deserialize (?:class|function) '([\w.>]+)'"
+    r"Could not deserialize (?:class|function) '([\w.>]+)'|"
+    r"identifier: {[^{}]*'class_name': '([\w.>]+)'|"
+    # Keras 2 on layers, what layers are made with, and functions.
+    r"layer=([\w.>]+) of type <class 'str'>|Cannot deserialize object of type `([\w.>]+)`|"
+    r"'config': '([\w.>]+)', 'registered_name': 'function'}' cannot be deserialized"
 )
+_KINDS = (
+    keras.layers.Layer,
+    keras.losses.Loss,
+    keras.metrics.Metric,
+    keras.optimizers.Optimizer,
+    keras.optimizers.schedules.LearningRateSchedule,
+    keras.initializers.Initializer,
+    keras.regularizers.Regularizer,
+    keras.constraints.Constraint,
+)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _UNSAFE = re.compile(r"safe_mode=False|unsafe_deserialization")
 
 
@@ -81,8 +97,20 @@ def why_not_revived(model: keras.Model) -> str | None:
         except NotImplementedError as error:
             return " ".join(str(error).split()).split(" Please implement")[0] or f"{kind.__name__} has no get_config()"
         takes = inspect.signature(kind.__init__).parameters.values()
-        is_own = kind.from_config.__func__ not in (keras.Layer.from_config.__func__, keras.Model.from_config.__func__)
-        if is_own or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes):
+        is_own = kind.from_config.__func__ not in (
+            keras.layers.Layer.from_config.__func__,
+            keras.Model.from_config.__func__,
+        )
+        if is_own:
+            continue
+        needed = [each.name for each in takes if each.kind in _NAMED and each.default is inspect.Parameter.empty]
+        lacking = [name for name in needed[1:] if name not in config]
+        if lacking:
+            return (
+                f"{kind.__name__} cannot be made again from its config, which lacks {', '.join(lacking)}: return "
+                "what its __init__ needs from get_config()"
+            )
+        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes):
             continue
         unknown = sorted(config.keys() - {each.name for each in takes} - {"name"})
         if unknown:
@@ -91,6 +119,29 @@ def why_not_revived(model: keras.Model) -> str | None:
                 f"{', '.join(unknown)}: let it take **kwargs and pass them to super().__init__(**kwargs)"
             )
     return None
+
+
+def refuse_code(config: Any, safe_mode: bool) -> None:
+    """Refuse a description that holds code, in the words of Keras; Keras 2 does not look at those of its older files.
+
+    Raises:
+        ValueError: It does, and ``safe_mode`` is on.
+    """
+    if safe_mode and _holds_code(config):
+        raise ValueError("It holds a lambda; pass safe_mode=False to load it.")
+
+
+def require_layers(config: Any, custom_objects: Mapping[str, Any] | None) -> None:
+    """Refuse a description with a layer that is not here, which Keras 2 makes its own name of and then calls.
+
+    Raises:
+        TypeError: There is one, in the words of Keras.
+    """
+    known = {**keras.saving.get_custom_objects(), **(custom_objects or {})}
+    for layer in _layers_in(config) if IS_LEGACY else ():
+        names = {layer.get("class_name"), layer.get("registered_name")}
+        if str(layer.get("module", "keras")).split(".")[0] not in ("keras", "tf_keras") and not names & known.keys():
+            raise TypeError(f"Could not locate class '{layer.get('class_name')}'")
 
 
 @contextmanager
@@ -121,6 +172,22 @@ def explained(path: str, call: str = "load_model") -> Iterator[None]:
             ) from error
         said = str(list(_chain(error))[-1]).strip().split("\n")[0] or type(error).__name__
         raise ArtifactError(f"{path} cannot be loaded: {said}") from error
+
+
+def _holds_code(config: Any) -> bool:
+    if isinstance(config, dict):
+        is_code = config.get("function_type") == "lambda" or config.get("class_name") == "__lambda__"
+        return is_code or any(map(_holds_code, config.values()))
+    return isinstance(config, list) and any(map(_holds_code, config))
+
+
+def _layers_in(config: Any) -> Iterator[Mapping[str, Any]]:
+    inside = config.get("config") if isinstance(config, dict) else None
+    layers = inside.get("layers") if isinstance(inside, dict) else None
+    for layer in layers if isinstance(layers, list) else ():
+        if isinstance(layer, dict):
+            yield layer
+            yield from _layers_in(layer)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -160,13 +227,11 @@ def _is_code(value: Any) -> bool:
 
 
 def _is_keras(value: Any) -> bool:
-    kinds = (keras.Layer, keras.Loss, keras.Metric, keras.Optimizer, keras.Initializer, keras.Regularizer)
-    schedules = keras.optimizers.schedules.LearningRateSchedule
-    return isinstance(value, (*kinds, schedules, keras.constraints.Constraint))
+    return isinstance(value, _KINDS)
 
 
 def _is_known(kind: Any) -> bool:
     home, name = str(getattr(kind, "__module__", "") or ""), getattr(kind, "__name__", "")
     if home == "builtins":  # also what exec() makes
         return getattr(builtins, name, None) is kind
-    return home.split(".")[0] in ("keras", "numpy", "tensorflow") or name == "<lambda>"
+    return home.split(".")[0] in ("keras", "tf_keras", "numpy", "tensorflow") or name == "<lambda>"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ckptkit.export.built import called_with
 from ckptkit.export.state import no_weights
 from ckptkit.which_keras import keras, tree
 
@@ -52,6 +53,9 @@ def signature_of(model: keras.Model, given: Any = None) -> Any:
     inputs = _inputs_of(model)
     if inputs is not None:
         return tree.map_structure(lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype, t.name), inputs)
+    specs = called_with(model)
+    if specs is not None:
+        return specs
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"inputs": config.get("input_shape")}
     if len(shapes) != 1 or None in shapes.values():
@@ -133,8 +137,8 @@ def _made(spec: tf.TensorSpec, *, batch: int, random: np.random.Generator) -> np
 @contextmanager
 def _variables_kept(model: keras.Model) -> Iterator[None]:
     """Put back what a call changes: the state of a stateful RNN, a layer's counter."""
-    changed = [*model.non_trainable_variables, *no_weights(model)]
-    kept = [(variable, tf.identity(variable.value)) for variable in changed]
+    changed = [*(each for each in model.non_trainable_variables if hasattr(each, "assign")), *no_weights(model)]
+    kept = [(variable, tf.identity(variable)) for variable in changed]
     try:
         yield
     finally:

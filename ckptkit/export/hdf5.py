@@ -23,20 +23,26 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import h5py
 import numpy as np
 
 from ckptkit.errors import ArtifactError
-from ckptkit.export.custom_code import explained
-from ckptkit.export.state import assign, no_weights, to_arrays
-from ckptkit.which_keras import keras
+from ckptkit.export.architecture import model_to_json
+from ckptkit.export.compiled import build, in_hdf5_of, is_built, is_compiled, optimizer_of, variables_of
+from ckptkit.export.custom_code import explained, refuse_code, require_layers
+from ckptkit.export.keras_2_hdf5 import names_told_apart
+from ckptkit.export.origin import is_another, refuse_another
+from ckptkit.export.silence import without
+from ckptkit.export.state import assign, has_seeds_in_variables, name_of, no_weights, seeds_in_variables, to_arrays
+from ckptkit.which_keras import IS_LEGACY, keras
 
 __all__ = ["has_assets", "is_weights_alone", "read", "refusal", "write"]
 
 _OURS = "ckptkit"
+_SEEDS = "seeds_in_variables"
 _log = logging.getLogger("ckptkit")
 
 
@@ -52,23 +58,21 @@ def write(model: keras.Model, path: str) -> None:
     reason = refusal(model)
     if reason is not None:
         raise ValueError(reason)
-    said = logging.getLogger("absl")
-    level = said.level
-    with _compile_config_kept(model):
-        try:
-            said.setLevel(logging.ERROR)  # Keras advises against the format, by a log of its own
-            model.save(path)
-        finally:
-            said.setLevel(level)
+    names = names_told_apart() if IS_LEGACY else nullcontext()
+    with _compile_config_kept(model), names, without("You are saving your model as an HDF5 file"):
+        model.save(path)
     with h5py.File(path, "r+") as file:
         _use_names_that_keras_reads(file)
         ours = file.create_group(_OURS)
-        for name, variables in _variables(model).items():
+        ours.attrs[_SEEDS] = has_seeds_in_variables()
+        optimizer = optimizer_of(model)
+        state = variables_of(optimizer) if optimizer is not None and is_built(optimizer) else []
+        for name, variables in {"variables": no_weights(model), "optimizer": state}.items():
             group = ours.create_group(name)
             for variable, (place, value) in zip(variables, to_arrays(variables).items()):
-                group[place] = _known(file, variable.path, value)
-        ours["architecture"] = json.dumps({**json.loads(model.to_json()), "compile_config": None})
-        if model.compiled:
+                group[place] = _known(file, name_of(variable), value)
+        ours["architecture"] = model_to_json(model)
+        if is_compiled(model):
             ours["compile_config"] = json.dumps(model.get_compile_config())
 
 
@@ -82,25 +86,32 @@ def read(
     """
     try:
         with h5py.File(path) as file:
-            is_ours = _OURS in file
+            version = _text(file.attrs.get("keras_version"))
+            is_ours = _OURS in file and not is_another(version)
     except OSError as error:
         raise ArtifactError(f"{path} is no HDF5 file that can be read: {error}") from error
+    if IS_LEGACY:  # Keras 3 reads what Keras 2 wrote
+        refuse_another(path, version)
     with explained(path):
         if not is_ours:
             return _read_foreign(path, custom_objects, compile, safe_mode)
         with keras.saving.custom_object_scope(dict(custom_objects or {})), h5py.File(path) as file:
             ours = file[_OURS]
-            model = keras.saving.deserialize_keras_object(json.loads(ours["architecture"][()]), safe_mode=safe_mode)
+            config = json.loads(ours["architecture"][()])
+            require_layers(config, custom_objects)
+            with seeds_in_variables(bool(ours.attrs.get(_SEEDS, True))):
+                model = keras.saving.deserialize_keras_object(config, safe_mode=safe_mode)
             with _under_its_ending(path) as link:
                 model.load_weights(link)
             if compile and "compile_config" in ours:
                 config = json.loads(ours["compile_config"][()])
                 model.compile(**keras.saving.deserialize_keras_object(config, safe_mode=safe_mode))
-                if model.optimizer is not None:
-                    model.optimizer.build(model.trainable_variables)
-            for name, variables in _variables(model).items():
-                if name == "variables" or (model.compiled and len(ours[name])):
-                    assign(variables, ours[name], path)
+            optimizer = optimizer_of(model)
+            if optimizer is not None:
+                build(optimizer, model.trainable_variables)
+            assign(no_weights(model), ours["variables"], path)
+            if optimizer is not None and len(ours["optimizer"]):
+                assign(variables_of(optimizer), ours["optimizer"], path)
     return model
 
 
@@ -156,12 +167,6 @@ def _compile_config_kept(model: keras.Model) -> Iterator[None]:
             config.update(kept)
 
 
-def _variables(model: keras.Model) -> dict[str, list[Any]]:
-    optimizer = model.optimizer if model.compiled else None
-    state = list(optimizer.variables) if optimizer is not None and optimizer.built else []
-    return {"variables": no_weights(model), "optimizer": state}
-
-
 def _known(file: h5py.File, path: str, value: Any) -> Any:
     """Return Keras' own dataset of the same value, which then has two names, or the value."""
     by_keras = file.get(f"optimizer_weights/{path}")
@@ -184,11 +189,13 @@ def _read_foreign(path: str, custom_objects: Mapping[str, Any] | None, compile: 
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copy(path, os.path.join(folder, "model.h5"))
         with h5py.File(copy, "r+") as file:
+            for name in ("model_config", "training_config"):
+                refuse_code(json.loads(file.attrs.get(name, "null")), safe_mode)
             _use_names_that_keras_reads(file)
             state = file.pop("optimizer_weights", None)  # Keras makes slots for what lies outside of layers alone
             state = None if state is None else [state[name][()] for name in _names_in(state)]
         model = keras.saving.load_model(copy, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
-    if compile and state is not None and model.compiled:
+    if compile and state is not None and is_compiled(model):
         _take_state(model, state, path)
     return model
 
@@ -198,13 +205,16 @@ def _names_in(group: h5py.Group) -> list[str]:
     parts = [group.attrs.get("weight_names", ())]
     while (part := group.attrs.get(f"weight_names{len(parts) - 1}")) is not None:
         parts.append(part)
-    return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in part]
+    return [str(_text(name)) for part in parts for name in part]
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _take_state(model: keras.Model, state: Sequence[Any], path: str) -> None:
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    variables = model.optimizer.variables
+    build(model.optimizer, model.trainable_variables)
+    variables = in_hdf5_of(model.optimizer)
     if [np.shape(value) for value in state] == [tuple(variable.shape) for variable in variables]:
         for variable, value in zip(variables, state):
             variable.assign(value)
@@ -222,7 +232,7 @@ def _take_state(model: keras.Model, state: Sequence[Any], path: str) -> None:
 
 def _use_names_that_keras_reads(file: h5py.File) -> None:
     text = file.attrs.get("training_config")
-    if text is None:
+    if text is None or IS_LEGACY:  # Keras 2 reads its own
         return
     config = json.loads(text)
     config["loss"] = _loss_that_keras_reads(config.get("loss"))

@@ -3,37 +3,50 @@
     keras_archive.write(model, "model.keras")
     keras_archive.read("model.keras")
 
-A member of our own, ``ckptkit/state.npz``, holds what Keras leaves out, such as the seeds of Dropout; Keras does not
-look at it.
+A member of our own, ``ckptkit/state.npz``, holds what Keras leaves out: the seeds of Dropout and its like, and of Keras
+2 the learning rate and some more. Keras does not look at it.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
+import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from ckptkit.export.custom_code import explained
-from ckptkit.export.state import assign, no_weights, to_arrays
+from ckptkit.export.built import shape_told
+from ckptkit.export.compiled import build, is_built, left_out_of, optimizer_of, without_slots
+from ckptkit.export.custom_code import explained, require_layers
+from ckptkit.export.origin import refuse_another
+from ckptkit.export.state import assign, has_seeds_in_variables, no_weights, seeds_in_variables, to_arrays
 from ckptkit.which_keras import keras
 
 __all__ = ["read", "write"]
 
 _STATE = "ckptkit/state.npz"
+_METADATA, _CONFIG = "metadata.json", "config.json"  # Keras' own
+_OPTIMIZER = "optimizer/"
 _NOT_BUILT = "optimizer_is_not_built"
+_SEEDS_ELSEWHERE = "seeds_are_not_in_variables"  # of Keras 2
 
 
 def write(model: keras.Model, path: str) -> None:
     """Write a model to a new ``.keras`` file."""
-    model.save(path)
+    with shape_told(model):
+        model.save(path)
     content = io.BytesIO()
     state = to_arrays(no_weights(model))
-    if model.compiled and model.optimizer is not None and not model.optimizer.built:
+    optimizer = optimizer_of(model)
+    if optimizer is not None and is_built(optimizer):
+        state |= {f"{_OPTIMIZER}{place}": value for place, value in to_arrays(left_out_of(optimizer)).items()}
+    elif optimizer is not None:
         state[_NOT_BUILT] = np.array(True)
+    if not has_seeds_in_variables():
+        state[_SEEDS_ELSEWHERE] = np.array(True)
     np.savez(content, **state)  # type: ignore[arg-type]  # NumPy before 2.1 takes no allow_pickle
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(_STATE, content.getvalue())
@@ -61,12 +74,19 @@ def read(
     """
     with explained(inside or path):
         with zipfile.ZipFile(path) as archive:
+            refuse_another(inside or path, json.loads(archive.read(_METADATA)).get("keras_version"))
+            require_layers(json.loads(archive.read(_CONFIG)), custom_objects)
             content = archive.read(_STATE) if _STATE in archive.namelist() else None
         state = {} if content is None else dict(np.load(io.BytesIO(content)))
-        with warnings.catch_warnings():
-            if state.pop(_NOT_BUILT, False):  # nothing is missing that was there
-                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+        ours = content is not None
+        seeds = seeds_in_variables(not state.pop(_SEEDS_ELSEWHERE, False)) if ours else nullcontext()
+        with seeds, without_slots() if state.pop(_NOT_BUILT, False) else nullcontext():
             model = keras.saving.load_model(path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
-        if content is not None:
+        of_optimizer = {name[len(_OPTIMIZER) :]: state.pop(name) for name in [*state] if name.startswith(_OPTIMIZER)}
+        if ours:
             assign(no_weights(model), state, path)
+        optimizer = optimizer_of(model)
+        if optimizer is not None and of_optimizer:
+            build(optimizer, model.trainable_variables)
+            assign(left_out_of(optimizer), of_optimizer, path)
     return model

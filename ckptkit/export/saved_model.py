@@ -13,32 +13,36 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from ckptkit.errors import ArtifactError
-from ckptkit.export import keras_archive
+from ckptkit.export import keras_2_saved_model, keras_archive
 from ckptkit.export.custom_code import why_not_revived
 from ckptkit.export.example import named, signature_of
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import IS_LEGACY, keras
 
 __all__ = ["EXTRA", "is_whole", "read", "write"]
 
 EXTRA = "assets.extra"
 _ARCHIVE = "model.keras"
+_FOR_INFERENCE = "%s is for inference alone: %s. A model cannot be loaded from it."
+_WITHOUT_CLASS = "%s comes back without its class: %s. Its graph is there, and can be trained on."
 _log = logging.getLogger("ckptkit")
 
 
 def write(model: keras.Model, path: str, input_signature: Any = None) -> None:
     """Write a built model to a new folder, with an endpoint ``serve``, which is the signature ``serving_default``, too.
 
-    Not by ``model.export``, which leaves it to each layer whether it is in training: Keras' augmentation layers then
-    are, and the artifact shifts and turns the images that it is to classify (seen on Keras 3.15). Here the model is
-    told. Inputs and several outputs have the names of the model's; a single output is ``output_0``, as Keras has it.
+    Keras 2 writes it by ``model.save``. For Keras 3 it is not ``model.export`` that does, which leaves it to each layer
+    whether it is in training: Keras' augmentation layers then are, and the artifact shifts and turns the images that it
+    is to classify (seen on Keras 3.15). Here the model is told. Inputs and several outputs have the names of the
+    model's; a single output is ``output_0``, as Keras has it.
 
-    A model of a class that Keras cannot make again is written for inference alone, and that is logged.
+    A model of a class that Keras cannot make again is written for inference alone, by Keras 2 without its class, and
+    that is logged.
 
     Args:
         model: Built.
@@ -51,18 +55,15 @@ def write(model: keras.Model, path: str, input_signature: Any = None) -> None:
     Source: https://keras.io/api/models/model_saving_apis/export/
     """
     signature = signature_of(model, input_signature)
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serve",
-        lambda inputs: named(model, model(inputs, training=False)),
-        input_signature=[signature],
-    )
-    archive.write_out(path, verbose=False)
+
+    def serve(inputs: Any) -> Any:
+        return named(model, model(inputs, training=False))
+
+    (keras_2_saved_model.write if IS_LEGACY else _export)(model, path, serve, signature)
     os.makedirs(os.path.join(path, EXTRA))
     reason = why_not_revived(model)
     if reason is not None:
-        _log.warning("%s is for inference alone: %s. A model cannot be loaded from it.", model.name, reason)
+        _log.warning(_WITHOUT_CLASS if IS_LEGACY else _FOR_INFERENCE, model.name, reason)
         return
     keras_archive.write(model, os.path.join(path, EXTRA, _ARCHIVE))
 
@@ -84,6 +85,8 @@ def read(
     if is_whole(path):
         options: dict[str, Any] = {"custom_objects": custom_objects, "compile": compile, "safe_mode": safe_mode}
         return keras_archive.read(whole, **options, inside=path)
+    if IS_LEGACY and keras_2_saved_model.is_whole(path):
+        return keras_2_saved_model.read(path, custom_objects, compile, safe_mode)
     try:
         signatures = sorted(tf.saved_model.load(path).signatures)
     except (OSError, ValueError, tf.errors.OpError) as error:
@@ -91,12 +94,21 @@ def read(
     if not signatures:
         raise ArtifactError(f"{path} has no signature to call, and no {EXTRA}/{_ARCHIVE} to make a model of.")
     endpoint = "serving_default" if "serving_default" in signatures else signatures[0]
+    layer = keras_2_saved_model.ServedLayer if IS_LEGACY else keras.layers.TFSMLayer
     _log.warning(
-        "%s was written without %s/%s: it is loaded as a TFSMLayer that answers as the signature %r does. There is no "
+        "%s was written without %s/%s: it is loaded as a %s that answers as the signature %r does. There is no "
         "architecture to look at, nothing to train, no optimizer and no compile config.",
         path,
         EXTRA,
         _ARCHIVE,
+        layer.__name__,
         endpoint,
     )
-    return keras.layers.TFSMLayer(path, call_endpoint=endpoint)
+    return layer(path, call_endpoint=endpoint)
+
+
+def _export(model: keras.Model, path: str, serve: Callable[[Any], Any], signature: Any) -> None:
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", serve, input_signature=[signature])
+    archive.write_out(path, verbose=False)

@@ -30,11 +30,12 @@ import tensorflow as tf
 from ckptkit import randomness
 from ckptkit.errors import ExportError
 from ckptkit.export import architecture, hdf5, saved_model, weights
+from ckptkit.export.compiled import is_built, is_compiled, optimizer_of, variables_of
 from ckptkit.export.custom_code import custom_objects_of, homes_of, why_not_revived
 from ckptkit.export.example import by_name, inputs_like, outputs_of, signature_of
 from ckptkit.export.formats import READERS
-from ckptkit.export.state import no_weights
-from ckptkit.which_keras import keras, tree
+from ckptkit.export.state import name_of, no_weights, weights_of
+from ckptkit.which_keras import IS_LEGACY, WRAPPERS, keras, tree
 
 __all__ = ["Checks", "main"]
 
@@ -110,7 +111,7 @@ class Checks:
             "facts": self._facts,
             "architecture": architecture.model_to_json(self._model) if into_a_new_one else "",
             "tolerance": self._tolerance,
-            "floatx": keras.config.floatx(),
+            "floatx": keras.backend.floatx(),
         }
         where = "here"
         if said is None and whole:
@@ -173,7 +174,7 @@ def main(place: str) -> None:
     with np.load(os.path.join(os.path.dirname(place), "arrays.npz")) as arrays:
         inputs = [_filled(template, arrays) for template in request["inputs"]]
         outputs = [{name: arrays[at] for name, at in each.items()} for each in request["outputs"]]
-    keras.config.set_floatx(request["floatx"])
+    keras.backend.set_floatx(request["floatx"])
     try:
         homes = request["homes"].items()
         custom = {name: getattr(importlib.import_module(home), kind) for name, (home, kind, _) in homes}
@@ -223,18 +224,19 @@ def _load(path: str, kind: str, text: str, custom: Mapping[str, Any]) -> keras.M
 
 
 def _facts_of(model: keras.Model) -> dict[str, Any]:
-    optimizer = model.optimizer if model.compiled else None
+    optimizer = optimizer_of(model)
+    has_slots = optimizer is not None and is_built(optimizer)
     return {
-        "weights": [_digest(weight) for weight in model.weights],
+        "weights": [_digest(weight) for weight in weights_of(model)],
         "other variables": [_digest(variable) for variable in no_weights(model)],
         "optimizer": None if optimizer is None else type(optimizer).__name__,
-        "optimizer variables": [_digest(v) for v in optimizer.variables] if optimizer and optimizer.built else None,
+        "optimizer variables": [_digest(v) for v in variables_of(optimizer)] if has_slots else None,
         "compiled with": _compiled_with(model),
     }
 
 
 def _compiled_with(model: keras.Model) -> Any:
-    config = dict(model.get_compile_config() or {}) if model.compiled else {}
+    config = dict(model.get_compile_config() or {}) if is_compiled(model) else {}
     kinds = {key: config.get(key) for key in ("loss", "metrics", "weighted_metrics")}
     return json.loads(json.dumps(kinds), object_hook=_without_code)
 
@@ -245,9 +247,9 @@ def _without_code(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(variable: Any) -> dict[str, Any]:
-    value = np.asarray(variable)
+    value = np.asarray(variable.numpy())
     digest = hashlib.sha256(value.tobytes()).hexdigest()[:16]
-    return {"shape": list(value.shape), "dtype": value.dtype.name, "digest": digest, "path": variable.path}
+    return {"shape": list(value.shape), "dtype": value.dtype.name, "digest": digest, "path": name_of(variable)}
 
 
 def _other_facts(kind: str, found: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
@@ -336,7 +338,8 @@ def _tolerance_of(model: keras.Model) -> float:
     dtypes = {str(layer.compute_dtype) for layer in model._flatten_layers()}
     if dtypes & {"float16", "bfloat16"}:
         return 3e-2
-    return 1e-4 if all("GPU" not in getattr(v.value, "device", "") for v in model.variables) else 1e-2
+    inside = [v.value if isinstance(v, WRAPPERS) else v for v in weights_of(model)]
+    return 1e-4 if all("GPU" not in getattr(each, "device", "") for each in inside) else 1e-2
 
 
 def _store(arrays: dict[str, np.ndarray[Any, Any]], value: Any) -> str:
@@ -360,4 +363,5 @@ def _environment() -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_BACKEND": "tensorflow",
+        "TF_USE_LEGACY_KERAS": "1" if IS_LEGACY else "0",  # as it was when Keras was imported here
     }
