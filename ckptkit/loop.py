@@ -252,8 +252,10 @@ class TrainingLoop:
         """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
         if self._watch.request is None:
             return
-        if self._appointment is not None and not is_end and not self._appointment.is_due(self.step):
-            return
+        if self._appointment is not None and not is_end:
+            if not self._appointment.is_due(self.step):
+                return
+            state = None if self._appointment.is_broken else state
         save = None if state is None else lambda options: self._save(state(), options)
         leave(self._watch, self.manager, self.step, save)
 
