@@ -472,7 +472,6 @@ def test_a_log_that_is_put_back_twice_is_no_longer_than_one_that_is_put_back_onc
     assert resumed.logger.append is options.get("append", False), "it is as its owner made it"
 
 
-@of_keras_3
 @pytest.mark.parametrize("there", [b"", b"epoch,old\r\n0,1\r\n", b"no end of line"], ids=["empty", "a log", "a line"])
 @pytest.mark.parametrize("saved_after", [0, 2])
 def test_lines_from_before_the_run_stay_where_they_are_appended_to(tmp_path, there, saved_after):
@@ -502,7 +501,6 @@ def test_a_log_that_was_deleted_comes_back(tmp_path):
     assert resumed.end() == Logs(tmp_path / "whole.csv").write(0, 1, 2).end()
 
 
-@of_keras_3
 def test_the_columns_are_those_of_the_first_epoch_after_a_resume_as_well(tmp_path):
     def write(logger, *epochs):
         for epoch in epochs:

@@ -13,6 +13,16 @@ from tests.exact_child import SPOILERS
 
 pytestmark = pytest.mark.slow
 
+# Those that run on Keras 2 as well: one of each way to save a place in the data, and of what its models differ in.
+CORE = (
+    "arrays_shuffled",
+    "tf_data_shuffle_map_batch_prefetch",
+    "python_generator",
+    "own_train_step_and_not_built",
+    "early_stopping_and_plateau",
+    "a_loop_in_graph_mode",
+)
+
 ENDS = ("variables", "optimizer", "histories", "callbacks", "random")
 
 
@@ -34,7 +44,12 @@ def wrong(result):
     return found
 
 
-@pytest.mark.parametrize("name", CASES)
+def marked(names, of_the_core):
+    """The names, those of the core with its mark."""
+    return [pytest.param(name, marks=[pytest.mark.core] if name in of_the_core else []) for name in names]
+
+
+@pytest.mark.parametrize("name", marked(CASES, CORE))
 def test_a_killed_run_ends_with_the_bits_of_the_run_that_was_not(result_of, name):
     result = result_of(name)
     whole, plain, again = result["whole"], result["plain"], result["again"]
@@ -47,7 +62,7 @@ def test_a_killed_run_ends_with_the_bits_of_the_run_that_was_not(result_of, name
     assert result["case"] == name
 
 
-@pytest.mark.parametrize("name", SPOILERS)
+@pytest.mark.parametrize("name", marked(SPOILERS, ("no_metrics", "one_seed_off")))
 def test_a_resume_that_is_broken_by_very_little_is_caught(result_of, name):
     result = result_of(name)
     assert result["case"] == name
