@@ -59,6 +59,10 @@ def dataset(batch=2):
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(batch)
 
 
+def ends(hooks):
+    return [each[1:3] for each in hooks.seen if isinstance(each, tuple) and each[0] == "end"]
+
+
 def fit(hooks, data=None, **options):
     compiled = {name: options.pop(name) for name in ("steps_per_execution",) if name in options}
     model(**compiled).fit(dataset() if data is None else data, verbose=0, callbacks=[hooks], **options)
@@ -109,18 +113,18 @@ def test_the_train_function_and_the_callbacks_are_as_they_were_behind_an_epoch_t
 @pytest.mark.parametrize(("first", "ended"), [(None, [0, 1, 2]), (2, [2]), (3, [])])
 def test_fit_begins_with_the_epoch_it_is_told_and_makes_no_iterator_for_none(first, ended):
     hooks = fit(Hooks(first=first), epochs=3)
-    assert [each[1] for each in hooks.seen if each[0] == "end"] == ended
+    assert [epoch for epoch, _ in ends(hooks)] == ended
     assert bool(hooks.position._iterators) == bool(ended)
 
 
 def test_data_of_unknown_length_are_counted_to_their_end():
     hooks = fit(Hooks(), dataset().filter(lambda x, y: True), epochs=2)
-    assert [each for each in hooks.seen if each[0] == "end"] == [("end", 0, 4, False), ("end", 1, 4, False)]
+    assert ends(hooks) == [(0, 4), (1, 4)]
 
 
 def test_data_that_run_out_end_the_fit_with_the_batches_there_were():
     hooks = fit(Hooks(), dataset(), epochs=3, steps_per_epoch=3)
-    assert [each[:3] for each in hooks.seen if each[0] == "end"] == [("end", 0, 3), ("end", 1, 1)]
+    assert ends(hooks) == [(0, 3), (1, 1)]
 
 
 class Rows(keras.utils.Sequence):
@@ -167,7 +171,7 @@ def test_a_sequence_is_told_of_the_epochs_it_has_seen_but_not_of_the_one_that_ke
 def test_what_keras_knows_of_its_data_decides_how_their_place_is_kept(data, one_stream, obstacle):
     from tf_keras.src.engine import data_adapter
 
-    handler = data_adapter.get_data_handler(*data(), steps_per_epoch=1)
+    handler = data_adapter.get_data_handler(*data(), steps_per_epoch=1, model=model())
     facts = facts_of(handler)
     assert facts.one_stream == one_stream
     assert (facts.obstacle or "").startswith(obstacle or "")
