@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit.which_keras import IS_LEGACY, counts_of, is_built, keras, seed_of, variables_of
+from ckptkit.which_keras import IS_LEGACY, is_built, keras, seed_of, variables_of
 
 pytestmark = [pytest.mark.core, pytest.mark.skipif(not IS_LEGACY, reason="Keras 3 does it otherwise")]
 
@@ -79,7 +79,9 @@ def slots_of(optimizer, model):
 def everything(model, *, counts=True):
     generators = [getattr(layer, "_random_generator", None) for layer in model._flatten_layers()]
     seeds = [seed_of(generator) for generator in generators if seed_of(generator) is not None]
-    found = [*model.variables, *slots_of(model.optimizer, model), *seeds, *(counts_of(model) if counts else ())]
+    metrics = [variable for metric in model.metrics for variable in metric.variables]
+    found = [*model.variables, *slots_of(model.optimizer, model), *seeds]
+    found += [model._train_counter, *metrics] if counts else []
     return [variable.numpy().tobytes() for variable in found]
 
 
