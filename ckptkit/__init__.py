@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ExportError,
         ReadOnlyError,
         UnsupportedBundleError,
+        WorkerError,
     )
     from ckptkit.export import versions
     from ckptkit.export.architecture import model_from_json, model_from_yaml, model_to_json, model_to_yaml
@@ -65,6 +66,7 @@ _HOME = {
     "TrainingCheckpoint": "callbacks",
     "TrainingLoop": "loop",
     "UnsupportedBundleError": "errors",
+    "WorkerError": "errors",
     "load_architecture": "artifacts",
     "load_config": "config",
     "load_model": "artifacts",
@@ -102,6 +104,7 @@ __all__ = [
     "TrainingCheckpoint",
     "TrainingLoop",
     "UnsupportedBundleError",
+    "WorkerError",
     "load_architecture",
     "load_config",
     "load_model",

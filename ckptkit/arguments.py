@@ -74,9 +74,14 @@ def _whole_numbers(values: Any) -> set[int]:
     try:
         numbers = () if isinstance(values, bytes) else tuple(values)
         # As int() would have it, but without taking 2.5 or True for one: NumPy's whole numbers know __index__, too.
-        return set() if any(isinstance(each, bool) for each in numbers) else set(map(operator.index, numbers))
+        return set() if any(_is_truth(each) for each in numbers) else set(map(operator.index, numbers))
     except TypeError:
         return set()
+
+
+def _is_truth(value: Any) -> bool:
+    # Before 2.1 NumPy's own knows __index__.
+    return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", None) == "b"
 
 
 def _require(fine: bool, owner: object, name: str, value: Any, wanted: str) -> None:

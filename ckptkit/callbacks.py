@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit import finished_fits, fit_model, randomness
+from ckptkit.appointment import Appointment
 from ckptkit.callback_state import CallbackStates
 from ckptkit.combinators import leaves
 from ckptkit.errors import (
@@ -41,7 +42,7 @@ from ckptkit.held import Held
 from ckptkit.input_hooks import dataset_of
 from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
-from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
+from ckptkit.options import DEFAULT_LIMIT, WORKER_TIMEOUT_SECS, TrainingCheckpointOptions
 from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.preservation import All, Best, Latest, PreservationPolicy
@@ -55,7 +56,15 @@ __all__ = ["TrainingCheckpoint"]
 
 _log = logging.getLogger("ckptkit")
 _ORDER = 0  # before exports, which want the final save behind them
-_OF_MANAGER = ("max_to_keep", "preservation_policy", "async_save", "durable", "on_save_error", "max_save_errors")
+_OF_MANAGER = (
+    "max_to_keep",
+    "preservation_policy",
+    "async_save",
+    "durable",
+    "on_save_error",
+    "max_save_errors",
+    "worker_timeout_secs",
+)
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
 _managers: weakref.WeakValueDictionary[str, CheckpointManager] = weakref.WeakValueDictionary()
@@ -95,6 +104,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         durable: Whether files are flushed to the disk before a checkpoint counts as saved.
         on_save_error: ``"raise"`` at the next step, or ``"warn"`` to log a failed save and train on.
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
+        worker_timeout_secs: How long workers that train together wait for each other at a save; see
+            :class:`CheckpointManager`.
         input_state: How the place in the training data is kept: ``"iterator"`` saves the state of its iterator, and a
             resume takes the same time wherever it was; ``"replay"`` draws and drops the batches before it;
             ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
@@ -130,6 +141,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         durable: bool = True,
         on_save_error: str = "raise",
         max_save_errors: int | None = MAX_SAVE_ERRORS,
+        worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
@@ -152,6 +164,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             durable=durable,
             on_save_error=on_save_error,
             max_save_errors=max_save_errors,
+            worker_timeout_secs=worker_timeout_secs,
             input_state=input_state,
             max_input_state_bytes=max_input_state_bytes,
         )
@@ -171,6 +184,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             grace_secs=self._options.grace_secs,
             code=self._options.preemption_code,
         )
+        self._appointment: Appointment | None = None
         self._held: Held | None = None  # as the validation that is under way has found it
         self._place = Place()
         self._resumed_from: CheckpointRecord | None = None
@@ -242,6 +256,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
         self._inputs.begin_at(None)
         self._restore(dataset, first_epoch(frame))
+        self._meet()
         self._begin_where_it_was()
         AfterAll(
             self,
@@ -305,6 +320,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
         self._step = self._epochs_first_step + batch
         self._metrics = {}
+        if self._appointment is not None:
+            self._appointment.passes(self._step)
         if self._watch.request is not None:  # and not one call more: this is in every step's way
             self._heed(batch, lambda: self._state(batch, logs()))
         self.manager.maybe_save(
@@ -315,7 +332,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Hold everything as it is, before other callbacks and the validation itself change any of it."""
         assert self._inputs is not None
         self._inputs.begin_validation(validation_input(self.model), self._heed_in_validation)
-        if self._options.save_on_preemption:
+        if self._options.save_on_preemption and self._appointment is None:  # else all come to its end first
             self._held = self.manager.take(self._state(self._inputs.batches_done, epoch_logs(), validating=True))
             self._heed_in_validation()
 
@@ -335,6 +352,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if due or (is_last and self._options.final_save):
             self._save(self._state(0))
+        if self._appointment is not None:
+            self._appointment.passes(self._step)
         self._heed(0, lambda: self._state(0))
         if metrics:
             self.manager.require_monitors(metrics, epoch + 1, is_complete=True, is_validated=self._is_validated)
@@ -345,8 +364,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._options.final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
             self._save(self._state(0))
             self.manager.wait_until_finished()
-        self._heed(0, lambda: self._state(0))
+        self._heed(0, lambda: self._state(0), is_end=True)
         self._watch.end()
+        self._part()
         self.manager.close()
         self._fits = self._passed((*self._fits, self._now if self._place.is_over else self._fit_state(0)))
         self._others.let_go()
@@ -355,15 +375,32 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     # Preemption ------------------------------------------------------------------------------------------------------
 
-    def _heed(self, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None) -> None:
-        """Save and leave, if that was asked for; without a state nothing is saved."""
+    def _meet(self) -> None:
+        """Get ready to leave together with the other workers, if there are any."""
+        self._part()
+        session = self.manager.meet() if self._options.save_on_preemption else None
+        if session is not None:
+            self._appointment = Appointment(session, self._watch)
+            self._appointment.passes(self._step)
+
+    def _part(self) -> None:
+        if self._appointment is not None:
+            self._appointment.end()
+            self._appointment = None
+
+    def _heed(self, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None, *, is_end: bool = False) -> None:
+        """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
         if self._watch.request is None:
             return
+        if self._appointment is not None and not is_end:
+            if not self._appointment.is_due(self._step):
+                return
+            state = None if self._appointment.is_broken else state
         save = None if state is None else lambda options: self._save(state(), batch, options)
         self._leave(self._step, save)
 
     def _heed_in_validation(self) -> None:
-        if self._watch.request is None:
+        if self._watch.request is None or self._appointment is not None:
             return
         assert self._inputs is not None
         batch = self._inputs.batches_done
@@ -379,6 +416,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             leave(self._watch, self.manager, step, save)
         finally:
             self._release()
+            self._part()
             self.manager.close()
 
     # Inside ----------------------------------------------------------------------------------------------------------
@@ -404,6 +442,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
         def before(record: CheckpointRecord, state: Mapping[str, Any]) -> None:
             place = Place.find(fits_of(record, state), done=done, epochs=self.params["epochs"])
+            if record.workers != self.manager.workers:
+                place = place.shared_out_anew(is_new=self.manager.worker >= record.workers)
             self._move_to(place, record, initial_epoch)
             fit_model.build(self.model, dataset, self._now.model)
 

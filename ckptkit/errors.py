@@ -8,6 +8,7 @@ CheckpointError
 ├── CheckpointSaveError       (OSError)            a save failed; older checkpoints stand
 ├── DirectoryLockedError      (OSError)            another process writes to this directory
 ├── ReadOnlyError             (PermissionError)    a manager opened with read_only=True was asked to write
+├── WorkerError               (RuntimeError)       another worker of a cluster did not do its part, or not in time
 ├── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
 ├── ArtifactError             (ValueError)         an artifact cannot be loaded: damaged, unknown, or without its code
 └── ConfigError               (ValueError)         a file of options, or a configuration, that cannot be meant
@@ -29,6 +30,7 @@ __all__ = [
     "ExportError",
     "ReadOnlyError",
     "UnsupportedBundleError",
+    "WorkerError",
 ]
 
 
@@ -62,6 +64,10 @@ class DirectoryLockedError(CheckpointError, OSError):
 
 class ReadOnlyError(CheckpointError, PermissionError):
     """A manager opened with ``read_only=True`` was asked to write."""
+
+
+class WorkerError(CheckpointError, RuntimeError):
+    """Another worker of a cluster did not do its part of a save or a restore, or not in time."""
 
 
 class ExportError(CheckpointError, RuntimeError):

@@ -43,7 +43,7 @@ def epoch_iterator(frame: FrameType | None) -> Any:
     found = None if frame is None or frame.f_back is None else frame.f_back.f_locals.get(local)
     if not hasattr(found, method):
         raise RuntimeError(
-            "on_train_begin was not called by keras.Model.fit of a version that ckptkit knows (3.5 and later, or "
+            "on_train_begin was not called by keras.Model.fit of a version that ckptkit knows (3.11 and later, or "
             "tf_keras). In a loop of your own use ckptkit.TrainingLoop."
         )
     return found

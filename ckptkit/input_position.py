@@ -28,7 +28,7 @@ from ckptkit.options import DEFAULT_LIMIT
 from ckptkit.pipeline import Pipeline
 from ckptkit.snapshot import is_seeded, obstacle_of, pick_up_iterator, put_down_iterator, shuffles_in
 
-__all__ = ["InputPosition"]
+__all__ = ["InputPosition", "shared_out_anew"]
 
 _log = logging.getLogger("ckptkit")
 
@@ -40,6 +40,15 @@ _MEANING = {
     "replay": "a resume draws and drops the batches before it, exact if the source is deterministic",
     "restart": "a resume goes on with the first batches",
 }
+
+
+def shared_out_anew(place: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the place behind as many batches, for data that is shared out among another number of workers.
+
+    Nothing else is kept of what :meth:`InputPosition.save` returned. If there are fewer batches, it is their end.
+    """
+    way = "restart" if place["way"] == "restart" else "replay"
+    return {"before": list(place["before"]), "drawn": place["drawn"], "way": way, "is_shared_out_anew": True}
 
 
 class InputPosition:
@@ -187,7 +196,7 @@ class InputPosition:
             CheckpointMismatchError: The batches are of another kind, or the input of another length.
         """
         way = self._way_to(place, state)
-        if place["drawn"] and way != "restart":
+        if place["drawn"] and way != "restart" and not place.get("is_shared_out_anew"):
             self._compare(place, way)
 
     def is_like(self, place: Mapping[str, Any]) -> bool:
@@ -374,7 +383,7 @@ class InputPosition:
         if drawn and way == "iterator":
             self._put_down(state[0])
         elif drawn and way == "replay":
-            self._replay(drawn)
+            self._replay(drawn, may_end=bool(place.get("is_shared_out_anew")))
         if self._outside is not None and drawn and way == "replay":
             # What the source has drawn from is where it was; what it has not belongs to others.
             self._drawn_from = randomness.changed_since(self._before["random"])
@@ -397,11 +406,13 @@ class InputPosition:
                 'Resume with the dataset it was saved with, or pass input_state="replay" or "restart".'
             ) from error
 
-    def _replay(self, drawn: int) -> None:
+    def _replay(self, drawn: int, *, may_end: bool) -> None:
         for done in range(drawn):
             try:
                 next(self._current)
             except StopIteration:
+                if may_end:
+                    return
                 raise CheckpointMismatchError(
                     f"the checkpoint is at batch {drawn} of the {self._name}, which has come to its end after "
                     f"{done} batches.\nResume with the data it was saved with, or pass "

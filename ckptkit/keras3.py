@@ -37,6 +37,7 @@ __all__ = [
     "variables_of",
 ]
 
+_GLOBAL_SEED = "global_seed_generator"  # seed_generator.GLOBAL_SEED_GENERATOR, which Keras has since 3.13 only
 NAME = "keras"
 WRAPPERS: tuple[Any, ...] = (keras.Variable,)  # classes whose ``value`` is the TensorFlow variable
 SEED_GENERATORS: tuple[Any, ...] = (keras.random.SeedGenerator,)
@@ -112,13 +113,13 @@ def steps_of(optimizer: Any) -> int:
 
 def global_seed() -> Any:
     """Return the state of Keras' own random numbers, None before they are first drawn."""
-    generator = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    generator = global_state.get_global_attribute(_GLOBAL_SEED)
     return None if generator is None else generator.state.numpy()
 
 
 def set_global_seed(state: Any) -> None:
     """Put back what :func:`global_seed` returned."""
     if state is None:
-        global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, None)
+        global_state.set_global_attribute(_GLOBAL_SEED, None)
     else:  # makes the generator where there is none yet, which draws from Python's
         seed_generator.global_seed_generator().state.assign(state)

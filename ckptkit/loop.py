@@ -15,8 +15,9 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit import randomness
+from ckptkit.appointment import Appointment
 from ckptkit.errors import CheckpointMismatchError, CheckpointNotFoundError
-from ckptkit.input_position import InputPosition
+from ckptkit.input_position import InputPosition, shared_out_anew
 from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
@@ -127,6 +128,7 @@ class TrainingLoop:
         self._watch = PreemptionWatch(
             options["preemption_signals"], grace_secs=options["grace_secs"], code=options["preemption_code"]
         )
+        self._appointment: Appointment | None = None
         self._said = False
         self._metrics: dict[str, float] = {}
 
@@ -162,6 +164,7 @@ class TrainingLoop:
             self._watch.begin(lambda frame: True)
         try:
             self._restore()
+            self._meet()
             if self.step == (self.manager.saved_step or 0):
                 self._heed()  # else there is a step to be done first
             while self.epoch < self._epochs:
@@ -170,9 +173,11 @@ class TrainingLoop:
             if self._final_save and self.step != self.manager.saved_step:  # that of the last epoch may have failed
                 self._save(self._state())
                 self.manager.wait_until_finished()
-            self._heed(self._state)
+            self._heed(self._state, is_end=True)
         finally:
             self._watch.end()
+            if self._appointment is not None:
+                self._appointment.end()
 
     def _one_epoch(self) -> Iterator[tuple[int, Any]]:
         if self._iterator is None:
@@ -184,15 +189,18 @@ class TrainingLoop:
             yield self.step, batch
             self.step += 1
             self.batch += 1
-            due = self._watch.request is not None or (
-                self.manager.save_policy is not None
-                and self.manager.is_due(self.step, epoch=self.epoch, metrics=self._metrics)
+            due = self.manager.save_policy is not None and self.manager.is_due(
+                self.step, epoch=self.epoch, metrics=self._metrics
             )
+            if self._appointment is not None:
+                self._appointment.passes(self.step)
+            is_told = self._watch.request is not None
             # Before the next batch is drawn: the position that is saved must be the one the variables have seen.
-            state = self._state() if due else {}
+            state = self._state() if due or is_told else {}
             batch = self._next()
-            if batch is not _END and due:
+            if batch is not _END and is_told:
                 self._heed(lambda: state)  # noqa: B023  it is called at once
+            if batch is not _END and due:
                 self._save(state)
         self._end_epoch(due)
 
@@ -233,10 +241,21 @@ class TrainingLoop:
             self.step, False, options, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state
         )
 
-    def _heed(self, state: Callable[[], dict[str, Any]] | None = None) -> None:
-        """Save and leave, if that was asked for; without a state nothing is saved."""
+    def _meet(self) -> None:
+        """Get ready to leave together with the other workers, if there are any."""
+        session = self.manager.meet() if self._is_watched else None
+        self._appointment = None if session is None else Appointment(session, self._watch)
+        if self._appointment is not None:
+            self._appointment.passes(self.step)
+
+    def _heed(self, state: Callable[[], dict[str, Any]] | None = None, *, is_end: bool = False) -> None:
+        """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
         if self._watch.request is None:
             return
+        if self._appointment is not None and not is_end:
+            if not self._appointment.is_due(self.step):
+                return
+            state = None if self._appointment.is_broken else state
         save = None if state is None else lambda options: self._save(state(), options)
         leave(self._watch, self.manager, self.step, save)
 
@@ -250,6 +269,8 @@ class TrainingLoop:
                     "Restore it with manager.restore() and save to another directory, which then begins at epoch 0."
                 )
             state = unpack(values, _STATE)
+            if record.workers != self.manager.workers:
+                state = _shared_out_anew(state, is_new=self.manager.worker >= record.workers)
             if state["epoch"] < self._epochs:
                 self._input.compare(*state["input"])
             states.append(state)
@@ -268,7 +289,7 @@ class TrainingLoop:
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self._iterator = None
         if self.epoch < self._epochs:
-            randomness.reinstate(state["random"])
+            randomness.reinstate(state.get("random", {}))
             self._input.move_to(*state["input"])
             if self._validation is not None and "validation" in state:
                 shared = self._input.shares_a_shuffle(self._validation)
@@ -276,6 +297,12 @@ class TrainingLoop:
                     self._input.carry(self._validation, *state["validation"])
                 self._validation.move_to(*state["validation"], is_caught_up=shared)
         _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, self.step, self.epoch, self.batch)
+
+
+def _shared_out_anew(state: Mapping[str, Any], *, is_new: bool) -> dict[str, Any]:
+    """Return the state for another number of workers; a new one has drawn no random numbers yet."""
+    places = {name: (shared_out_anew(state[name][0]), ()) for name in ("input", "validation") if name in state}
+    return {name: value for name, value in state.items() if name != "random" or not is_new} | places
 
 
 _END = object()

@@ -24,6 +24,8 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit import config_changes, restoring
+from ckptkit.cluster import Cluster, is_in_cluster
+from ckptkit.coordination import Session
 from ckptkit.errors import (
     CheckpointMismatchError,
     CheckpointNotFoundError,
@@ -35,7 +37,7 @@ from ckptkit.held import Held
 from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
 from ckptkit.monitors import modes_of, require_measured
-from ckptkit.options import CheckpointManagerOptions
+from ckptkit.options import WORKER_TIMEOUT_SECS, CheckpointManagerOptions
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
@@ -79,6 +81,9 @@ class CheckpointManager:
             go on without it.
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
         read_only: Look on without ever writing; needs no lock and always shows what is on the disk now.
+        worker_timeout_secs: How long the workers of a ``MultiWorkerMirroredStrategy`` wait for each other at a save,
+            None for as long as it takes; while the chief is writing they wait on. All of them make a manager of the
+            same directory, and save and restore at the same steps; the first one writes.
 
     Attributes:
         config: What each checkpoint says that the run is configured with, as JSON has it: these arguments by default.
@@ -109,6 +114,7 @@ class CheckpointManager:
         on_save_error: str = "raise",
         max_save_errors: int | None = MAX_SAVE_ERRORS,
         read_only: bool = False,
+        worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
     ) -> None:
         _require_checkpoint(checkpoint)
         options = CheckpointManagerOptions(
@@ -125,6 +131,7 @@ class CheckpointManager:
             on_save_error=on_save_error,
             max_save_errors=max_save_errors,
             read_only=read_only,
+            worker_timeout_secs=worker_timeout_secs,
         )
         self._checkpoint = checkpoint
         self.config: dict[str, Any] = {options.section: options.effective()}
@@ -136,7 +143,8 @@ class CheckpointManager:
         self._async_save = async_save
         self._read_only = read_only
         self._graph = graph = CheckpointGraph(checkpoint)
-        graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done))
+        self._is_in_cluster = is_in_cluster() and not read_only
+        self._cluster: Cluster | None = None
         store = Store(self._directory, durable=durable)
         newest, hours = options.max_to_keep, options.keep_checkpoint_every_n_hours
         keep_every_secs = hours * 3600.0 if hours else None
@@ -145,8 +153,11 @@ class CheckpointManager:
         self._schedule = Schedule(save_policy, now, modes)
         state_lock = threading.RLock()  # the background thread enters its commits in the ledger
         tolerance = Tolerance(on_save_error, max_save_errors)
-        self._saver = Saver(store, self._ledger, state_lock, graph, checkpoint_name, tolerance)
-        self._reader = Reader(store, self._ledger, state_lock, graph)
+        self._saver = Saver(
+            store, self._ledger, state_lock, graph, checkpoint_name, tolerance, options.worker_timeout_secs
+        )
+        self._reader = reader = Reader(store, self._ledger, state_lock, graph)
+        graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done, reader.index))
         self._reader.refresh()
         self._pending: restoring.Pending | None = None
 
@@ -166,6 +177,18 @@ class CheckpointManager:
     def checkpoint_interval(self) -> int | None:
         """Fewest steps between two saves, or None."""
         return self._interval.fewest
+
+    @property
+    def workers(self) -> int:
+        """How many workers train together and share these checkpoints; 1 where it is this process alone."""
+        cluster = self._workers()
+        return 1 if cluster is None else cluster.count
+
+    @property
+    def worker(self) -> int:
+        """The number of this worker, 0 for the one that writes."""
+        cluster = self._workers()
+        return 0 if cluster is None else cluster.index
 
     @property
     def save_policy(self) -> SavePolicy | None:
@@ -252,7 +275,7 @@ class CheckpointManager:
         callbacks, in_background = read_save_options(options, self._async_save)
         if self._interval.is_too_early(check_interval=check_interval):
             return None
-        if not self._saver.become_writer(self._reader.refresh):
+        if not self._saver.become_writer(self._reader.refresh, self._workers()):
             return None
         counter = self._checkpoint.save_counter
         counter.assign_add(1, read_value=False)
@@ -273,6 +296,15 @@ class CheckpointManager:
             ),
         )
         return os.path.join(self._directory, f"{self._name}-{number}") if is_saved else None
+
+    def meet(self) -> Session | None:
+        """Begin to save together with the other workers, before the first save; all of them call this.
+
+        Returns:
+            Where they meet, None if this process trains alone.
+        """
+        cluster = self._workers()
+        return None if cluster is None else self._saver.meet(cluster, self._reader.refresh)
 
     def take(self, state: Mapping[str, Any] | None = None) -> Held:
         """Return all values as they are now, for a :meth:`save` that may come later; nothing is copied.
@@ -344,7 +376,7 @@ class CheckpointManager:
         # Between two epochs lies more than a step: a validation, perhaps.
         self._saver.step_boundary(is_step=epoch == self._schedule.epoch)
         now, recorder = time.time(), self._saver.recorder
-        if not self._schedule.is_due(
+        is_due = self._schedule.is_due(
             step,
             epoch,
             now,
@@ -352,9 +384,15 @@ class CheckpointManager:
             best=self._ledger.best_values,
             lost_secs=recorder.lost_secs,
             is_saving=recorder.is_saving,
-        ):
+        )
+        if not (is_due or metrics) and self._schedule.is_same_everywhere:
             return False
-        if not (self._async_save and self._saver.writer.busy) or self._schedule.is_best:
+        is_too_early = self._async_save and self._saver.writer.busy and not self._schedule.is_best
+        if (cluster := self._workers()) is not None:
+            is_due, is_too_early = cluster.told([is_due, is_too_early])  # clock and disk are the chief's
+        if not is_due:
+            return False
+        if not is_too_early:
             return True
         self._schedule.save_skipped(now)
         recorder.skipped()
@@ -482,10 +520,13 @@ class CheckpointManager:
             CheckpointNotFoundError: There is no such checkpoint.
             CheckpointDamagedError: Its files are not what was written, or no checkpoint here can be read.
             CheckpointMismatchError: It does not fit the objects; the message shows both sides. Nothing was assigned.
+            WorkerError: Another worker of a cluster could not restore it. Nothing was assigned in any of them.
         """
         self._saver.writer.wait()
-        record, pending = self._reader.restore(which, strict=strict, before=before)
+        record, pending = self._reader.restore(which, strict=strict, before=before, cluster=self._workers())
         self._pending = pending if strict else None
+        if record.workers != self.workers and not self._read_only:
+            _log.warning("%s", restoring.of_other_workers(record.prefix, record.workers, self.workers))
         self._ledger.resumed_from = record.name
         self.begin_at(record.step, record.epoch or 0)
         self._interval.begin_here()
@@ -546,9 +587,15 @@ class CheckpointManager:
     # Inside ----------------------------------------------------------------------------------------------------------
 
     def _look(self) -> Ledger:
-        if self._read_only:
+        if self._read_only or self._saver.is_following:
             self._reader.refresh()
         return self._ledger
+
+    def _workers(self) -> Cluster | None:
+        """Return the workers that train together; they may be known only when there are variables."""
+        if self._cluster is None and self._is_in_cluster:
+            self._cluster = self._graph.cluster()
+        return self._cluster
 
     def _require_writable(self) -> None:
         if self._read_only:

@@ -40,6 +40,7 @@ from ckptkit.tolerance import MAX_SAVE_ERRORS
 __all__ = [
     "DEFAULT_LIMIT",
     "INPUT_STATES",
+    "WORKER_TIMEOUT_SECS",
     "CheckpointManagerOptions",
     "ExportOnCompletionOptions",
     "Options",
@@ -48,6 +49,7 @@ __all__ = [
 
 INPUT_STATES = ("auto", "iterator", "replay", "restart")
 DEFAULT_LIMIT = 64 * 2**20
+WORKER_TIMEOUT_SECS = 300.0
 
 _COUNT = whole_number(1, "Expected a positive integer or `None` for `{name}`", or_none=True)  # TensorFlow's words
 _STEPS = whole_number(0, "must be a whole number of at least 0, or None", or_none=True)
@@ -118,6 +120,7 @@ class CheckpointManagerOptions(Options):
     on_save_error: str = field(default="raise", metadata=_by(_ON_ERROR))
     max_save_errors: int | None = field(default=MAX_SAVE_ERRORS, metadata=_by(_ERRORS))
     read_only: bool = field(default=False, metadata=_by(FLAG))
+    worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,7 @@ class TrainingCheckpointOptions(Options):
     durable: bool = field(default=True, metadata=_by(FLAG))
     on_save_error: str = field(default="raise", metadata=_by(_ON_ERROR))
     max_save_errors: int | None = field(default=MAX_SAVE_ERRORS, metadata=_by(_ERRORS))
+    worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
     input_state: str = field(default="auto", metadata=_by(_INPUT_STATE))
     max_input_state_bytes: int = field(default=DEFAULT_LIMIT, metadata=_by(_BYTES))
 

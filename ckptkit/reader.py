@@ -12,12 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 import tensorflow as tf
 
 from ckptkit import restoring
+from ckptkit.agreement import Agreement, ChiefFailedError, proposed
+from ckptkit.cluster import Cluster
 from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError, CheckpointNotFoundError
 from ckptkit.finding import find, nothing_to_restore
 from ckptkit.ledger import Ledger
@@ -48,6 +50,9 @@ class Reader:
         ledger: What is known of it; entered under ``lock``.
         lock: Guards the ledger.
         graph: The objects to restore.
+
+    Attributes:
+        index: The number of this worker of a cluster.
     """
 
     def __init__(self, store: Store, ledger: Ledger, lock: threading.RLock, graph: CheckpointGraph) -> None:
@@ -55,6 +60,7 @@ class Reader:
         self._ledger = ledger
         self._lock = lock
         self._graph = graph
+        self.index = 0
 
     def refresh(self) -> None:
         """Look at the directory, and enter what is there."""
@@ -63,19 +69,32 @@ class Reader:
             self._ledger.adopt(listing, time.time())
 
     def restore(
-        self, which: Which, *, strict: bool = True, before: Before | None = None
+        self, which: Which, *, strict: bool = True, before: Before | None = None, cluster: Cluster | None = None
     ) -> tuple[CheckpointRecord, restoring.Pending]:
         """Restore the objects, all of them or none; see :meth:`ckptkit.CheckpointManager.restore`.
 
+        Args:
+            which: What to restore; in a cluster the chief looks for it.
+            strict: Whether anything that does not fit is an error.
+            before: Called before anything is assigned.
+            cluster: The workers that do this together: all of them restore the same checkpoint, or none does.
+
         Returns:
             The record of the checkpoint that was restored, and what still waits for its objects.
+
+        Raises:
+            WorkerError: Another worker could not.
         """
-        while True:
-            self.refresh()
-            try:
-                return self._first_of(self._wanted(which), which, strict, before)
-            except _GoneError as error:
-                _log.info("%s was deleted by its writer while it was read; looking again.", error)
+        if cluster is not None:
+            self.index = cluster.index
+            if not cluster.is_chief:
+                return self._follow(which, strict, before, cluster)
+        agreement = Agreement(cluster)
+        try:
+            return self._lead(which, strict, before, agreement)
+        except Exception as error:
+            agreement.give_up(error)
+            raise
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what was saved beside the objects, as tensors on the host."""
@@ -87,6 +106,35 @@ class Reader:
         with self._opened(record) as file:
             restoring.restore(self._graph, file)
 
+    def _lead(
+        self, which: Which, strict: bool, before: Before | None, agreement: Agreement
+    ) -> tuple[CheckpointRecord, restoring.Pending]:
+        while True:
+            self.refresh()
+            try:
+                return self._first_of(self._wanted(which), which, strict, before, agreement)
+            except _GoneError as error:
+                _log.info("%s was deleted by its writer while it was read; looking again.", error)
+
+    def _follow(
+        self, which: Which, strict: bool, before: Before | None, cluster: Cluster
+    ) -> tuple[CheckpointRecord, restoring.Pending]:
+        """Restore what the chief proposes, as soon as it can read it itself."""
+        while True:
+            name, agreement = proposed(cluster), Agreement(cluster)
+            agreement.propose(name)
+            try:
+                self.refresh()
+                named = [record for record in self._ledger.records if record.name == name]
+                record = (named or self._wanted(which))[0]
+                return record, self._restored(record, strict, before, agreement)
+            except ChiefFailedError:
+                continue
+            except Exception:
+                with suppress(ChiefFailedError):
+                    agreement.failed()
+                    raise
+
     def _wanted(self, which: Which) -> list[CheckpointRecord]:
         """Return what to restore, in order of preference."""
         if which != "latest":
@@ -96,12 +144,19 @@ class Reader:
         return self._ledger.newest_first()
 
     def _first_of(
-        self, records: Sequence[CheckpointRecord], which: Which, strict: bool, before: Before | None
+        self,
+        records: Sequence[CheckpointRecord],
+        which: Which,
+        strict: bool,
+        before: Before | None,
+        agreement: Agreement,
     ) -> tuple[CheckpointRecord, restoring.Pending]:
         for record in records:
+            agreement.propose(record.name)
             try:
-                return record, self._restored(record, strict, before)
+                return record, self._restored(record, strict, before, agreement)
             except CheckpointDamagedError as error:
+                agreement.failed()
                 if not _is_there(record):
                     raise _GoneError(record.prefix) from error
                 if which != "latest":
@@ -110,7 +165,13 @@ class Reader:
                 self._ledger.damaged[record.name] = str(error)
         raise nothing_to_restore(self._ledger, self._store.directory)
 
-    def _restored(self, record: CheckpointRecord, strict: bool, before: Before | None) -> restoring.Pending:
+    def _restored(
+        self,
+        record: CheckpointRecord,
+        strict: bool,
+        before: Before | None,
+        agreement: Agreement,
+    ) -> restoring.Pending:
         # Opened first: what is verified, and what is deleted from here on, is what is read.
         with self._opened(record) as file:
             try:
@@ -120,7 +181,13 @@ class Reader:
             try:
                 if before is not None:
                     before(record, read_extras(file))
-                return restoring.restore(self._graph, file, strict=strict, foreign=record.foreign)
+                return restoring.restore(
+                    self._graph,
+                    file,
+                    strict=strict,
+                    foreign=record.foreign,
+                    ready=lambda: agreement.ready(record.prefix),
+                )
             except CheckpointMismatchError as error:
                 why = _why_of_keras(record)
                 if why is None:
@@ -133,7 +200,7 @@ class Reader:
         with self._lock:
             self._ledger.being_read.append(record.name)
         try:
-            with CheckpointFile(record.prefix) as file:
+            with CheckpointFile(record.prefix, (self.index, record.workers)) as file:
                 yield file
         except CheckpointDamagedError:
             with self._lock:

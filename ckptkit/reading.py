@@ -26,6 +26,7 @@ import tensorflow as tf
 from ckptkit.bundle import Bundle
 from ckptkit.bundle_index import Entry
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, UnsupportedBundleError
+from ckptkit.worker_keys import seen_by
 
 __all__ = ["CheckpointFile"]
 
@@ -45,12 +46,18 @@ class CheckpointFile:
 
     Args:
         prefix: Path stem as TensorFlow takes it.
+        worker: The number of the worker that reads, and how many there were when it was saved, None if nobody knows. It
+            sees its own values in the place of the chief's, as far as it has any; those of others it does not see.
+
+    Attributes:
+        types, shapes: Of each tensor, by its key.
+        own: Keys of the values that this worker has for itself.
 
     Raises:
         CheckpointDamagedError: Its index cannot be read, or one of its shards is missing.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, worker: tuple[int, int | None] = (0, 1)) -> None:
         self.prefix = prefix
         self._bundle: Bundle | None = None
         try:
@@ -59,18 +66,21 @@ class CheckpointFile:
             raise CheckpointDamagedError(f"checkpoint {prefix} cannot be read: its index is gone.") from error
         except UnsupportedBundleError:
             reader = self._asked(lambda: tf.train.load_checkpoint(prefix))
-            self.types: Mapping[str, tf.DType] = reader.get_variable_to_dtype_map()
-            self.shapes: Mapping[str, tuple[int, ...]] = {
-                key: tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()
-            }
+            types: Mapping[str, tf.DType] = reader.get_variable_to_dtype_map()
+            shapes = {key: tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()}
         else:
             entries = self._bundle.entries.values()
             with ExitStack() as opened:
                 opened.callback(self._bundle.close)
                 self._bundle.hold()
-                self.types = self._asked(lambda: {entry.key: tf.as_dtype(entry.dtype) for entry in entries})
+                types = self._asked(lambda: {entry.key: tf.as_dtype(entry.dtype) for entry in entries})
                 opened.pop_all()
-            self.shapes = {entry.key: entry.shape for entry in entries}
+            shapes = {entry.key: entry.shape for entry in entries}
+        self._types = types
+        self._names = seen_by(types, *worker)
+        self.own = frozenset(key for key, name in self._names.items() if key != name)
+        self.types: Mapping[str, tf.DType] = {key: types[name] for key, name in self._names.items()}
+        self.shapes: Mapping[str, tuple[int, ...]] = {key: shapes[name] for key, name in self._names.items()}
 
     def __enter__(self) -> CheckpointFile:
         return self
@@ -85,13 +95,17 @@ class CheckpointFile:
         Raises:
             CheckpointDamagedError: One of them is not what was written.
         """
-        keys = sorted(keys)
+        names = {key: self._names[key] for key in sorted(keys)}
+        tensors = self._read(list(names.values()))
+        return {key: tensors[name] for key, name in names.items()}
+
+    def _read(self, names: list[str]) -> dict[str, tf.Tensor]:
         if self._bundle is None:
-            return self._read_by_tensorflow(keys)
-        entries = [self._bundle.entries[key] for key in keys]
+            return self._read_by_tensorflow(names)
+        entries = [self._bundle.entries[name] for name in names]
         found = self._read_plain(self._bundle, [each for each in entries if each.dtype in _PLAIN and not each.slices])
         found |= {each.key: self._read_array(self._bundle, each) for each in entries if each.key not in found}
-        return found | self._read_by_tensorflow([key for key in keys if found[key] is None])
+        return found | self._read_by_tensorflow([name for name in names if found[name] is None])
 
     def _read_array(self, bundle: Bundle, entry: Entry) -> tf.Tensor | None:
         """Read and check a tensor by way of NumPy; return None where its type is one that TensorFlow has to read."""
@@ -102,7 +116,7 @@ class CheckpointFile:
         if entry.dtype != "string" and entry.dtype not in _PLAIN:
             return None
         with tf.device("cpu:0"):
-            return self._asked(lambda: tf.constant(array, self.types[entry.key]))
+            return self._asked(lambda: tf.constant(array, tf.as_dtype(entry.dtype)))
 
     def _read_plain(self, bundle: Bundle, entries: list[Entry]) -> dict[str, tf.Tensor]:
         if not entries:
@@ -122,7 +136,7 @@ class CheckpointFile:
 
     def _empty(self, entry: Entry) -> tf.Tensor:
         # NumPy has scalars that are no view of anything: these are rows of one while they are filled.
-        shape, dtype = entry.shape or (1,), self.types[entry.key]
+        shape, dtype = entry.shape or (1,), tf.as_dtype(entry.dtype)
         return self._asked(lambda: tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False))
 
     def _read_by_tensorflow(self, keys: list[str]) -> dict[str, tf.Tensor]:
@@ -135,7 +149,7 @@ class CheckpointFile:
                     prefix=self.prefix,
                     tensor_names=keys,
                     shape_and_slices=[""] * len(keys),
-                    dtypes=[self.types[key] for key in keys],
+                    dtypes=[self._types[key] for key in keys],
                 )
 
         return dict(zip(keys, self._asked(restore)))

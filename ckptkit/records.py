@@ -70,7 +70,7 @@ class Manifest:
     ``files`` maps each file's name, relative to the directory, to its size in bytes. ``best`` has the best value so far
     of each metric that ranks checkpoints, ``config`` what the run was configured with, as JSON has it.
     ``found_damaged`` has the sequences of older checkpoints, by name, whose files look right and whose content was read
-    before this commit and was not what was written.
+    before this commit and was not what was written. ``workers`` is the number of those that trained together.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Manifest:
     best: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     found_damaged: Mapping[str, int] = field(default_factory=dict)
+    workers: int = 1
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     tensors: tuple[TensorInfo, ...] = ()
@@ -104,6 +105,7 @@ class Manifest:
             "best": finite_json(self.best),
             "config": dict(self.config),
             "found_damaged": dict(self.found_damaged),
+            "workers": self.workers,
             "created_at": self.created_at,
             "files": dict(self.files),
             "index_crc32c": self.index_crc32c,
@@ -151,6 +153,7 @@ class Manifest:
                 best=_numbers(raw, "best"),
                 config=_typed(raw, "config", dict) if "config" in raw else {},
                 found_damaged=_counts(raw, "found_damaged") if "found_damaged" in raw else {},
+                workers=_count(raw, "workers") if "workers" in raw else 1,
                 versions={str(k): str(v) for k, v in _typed(raw, "versions", dict).items()},
                 seconds={name: _finite(value) for name, value in _numbers(raw, "seconds").items()},
                 tensors=tuple(_tensor(row) for row in _typed(raw, "tensors", list)),
@@ -206,6 +209,7 @@ class CheckpointRecord:
         best: The best value so far of each metric that ranks checkpoints.
         config: What the run was configured with, empty where that is not known.
         found_damaged: Sequences of older checkpoints, by name, that had been read before and were damaged inside.
+        workers: How many workers trained together.
         created_at: Seconds since the Epoch, from ``time.time()``.
         size_bytes: Size of all its files.
         sequence: Its place in the order of commits; 0 for a foreign one.
@@ -221,6 +225,7 @@ class CheckpointRecord:
     best: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     found_damaged: Mapping[str, int] = field(default_factory=dict)
+    workers: int = 1
     created_at: float = 0.0
     size_bytes: int = 0
     sequence: int = 0
@@ -244,6 +249,7 @@ class CheckpointRecord:
             best=dict(manifest.best),
             config=dict(manifest.config),
             found_damaged=dict(manifest.found_damaged),
+            workers=manifest.workers,
             created_at=manifest.created_at,
             size_bytes=sum(manifest.files.values()),
             sequence=manifest.sequence,

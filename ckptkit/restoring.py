@@ -19,7 +19,7 @@ import tensorflow as tf
 from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError
 from ckptkit.mismatch import Difference, report
 from ckptkit.reading import CheckpointFile
-from ckptkit.replicas import names_in, replicas_of
+from ckptkit.replicas import names_in, replica_count, replicas_of
 from ckptkit.snapshot import (
     ADDITION,
     CheckpointGraph,
@@ -93,7 +93,14 @@ class Pending:
                 when_built(owner, self.settle)
 
 
-def restore(graph: CheckpointGraph, file: CheckpointFile, *, strict: bool = True, foreign: bool = False) -> Pending:
+def restore(
+    graph: CheckpointGraph,
+    file: CheckpointFile,
+    *,
+    strict: bool = True,
+    foreign: bool = False,
+    ready: Callable[[], None] = lambda: None,
+) -> Pending:
     """Restore the objects of ``graph`` from a checkpoint, all of them or none.
 
     Args:
@@ -103,6 +110,7 @@ def restore(graph: CheckpointGraph, file: CheckpointFile, *, strict: bool = True
             False restores what fits and logs the rest.
         foreign: Whether plain TensorFlow wrote it, which does not save everything that Keras keeps: what it left out
             is logged and stays as it is.
+        ready: Called when everything is read and fits, and before anything is assigned.
 
     Returns:
         What waits for objects that do not exist yet.
@@ -120,6 +128,7 @@ def restore(graph: CheckpointGraph, file: CheckpointFile, *, strict: bool = True
     match = _Match(graph.live(), saved, file, foreign)
     match.report(strict)
     values = match.read(match.keys())
+    ready()
     for variable, key in match.direct:
         values[key].put_into(variable)
     match.warn_of_replicas()
@@ -128,19 +137,21 @@ def restore(graph: CheckpointGraph, file: CheckpointFile, *, strict: bool = True
     return pending
 
 
-def complete(graph: CheckpointGraph, prefix: str, done: set[str]) -> None:
+def complete(graph: CheckpointGraph, prefix: str, done: set[str], index: int = 0) -> None:
     """Restore what TensorFlow's own ``checkpoint.restore`` has left, as far as it fits.
 
     Args:
         graph: The live objects.
         prefix: Path stem of the checkpoint.
         done: Keys of the values that TensorFlow has restored.
+        index: The number of this worker of a cluster.
     """
-    with CheckpointFile(prefix) as file:
+    with CheckpointFile(prefix, (index, None)) as file:
         saved: ObjectGraph = read_graph(file)
         match = _Match(graph.live(), saved, file, foreign=False)
         plain = plain_keys(saved)
         own = {key for variable, key in match.direct if key in match.replicas}
+        own |= file.own & match.keys()
         values = match.read(match.keys().difference(done) | own)
     for variable, key in match.direct:
         if key in values:
@@ -150,6 +161,21 @@ def complete(graph: CheckpointGraph, prefix: str, done: set[str]) -> None:
     match.until_built = {node: name for node, name in match.until_built.items() if match.key(node) not in plain}
     match.leave_out(plain)
     Pending(prefix, graph, saved)._wait(match, values)
+
+
+def of_other_workers(prefix: str, saved: int, now: int) -> str:
+    """Return what to say where another number of workers goes on."""
+    return (
+        f"{prefix} was saved by {saved} workers that trained together, and there are {now} now. Exact are step, epoch, "
+        "weights, optimizer, and whatever else all workers had in common. Not exact are: BatchNorm statistics and "
+        "metrics of the epoch under way, of which each replica takes the common value or its share; the place in the "
+        "data, where each worker goes on behind as many batches of its own new share, so that some come twice and some "
+        f"not in this epoch; random numbers of a worker's own, {_new_ones(saved, now)}."
+    )
+
+
+def _new_ones(saved: int, now: int) -> str:
+    return "of which those of the workers that are gone are lost" if now < saved else "which a new worker begins anew"
 
 
 @dataclass(frozen=True)
@@ -168,9 +194,8 @@ class _Value:
 
     def put_into(self, variable: tf.Variable) -> None:
         assign(variable, self.common)
-        replicas = replicas_of(variable)
-        if len(replicas) == self.count:
-            for number, replica in enumerate(replicas):
+        if self.count > 1 and replica_count(variable) == self.count:
+            for number, replica in replicas_of(variable).items():
                 assign(replica, self.own.get(number, self.common))
 
 
@@ -243,9 +268,7 @@ class _Match:
 
     def warn_of_replicas(self) -> None:
         """Say so if values of replicas were left out, because there is another number of them now."""
-        counts = {
-            (self.replicas[key][0], max(1, len(replicas_of(v)))) for v, key in self.direct if key in self.replicas
-        }
+        counts = {(self.replicas[key][0], replica_count(v)) for v, key in self.direct if key in self.replicas}
         for saved, now in sorted(counts):
             if saved != now:
                 _log.warning(

@@ -1,6 +1,6 @@
 """Saves into one directory: held in the caller, written there or in the background, counted, told when they fail.
 
-saver = Saver(store, ledger, lock, graph, "ckpt", Tolerance("raise", None))
+saver = Saver(store, ledger, lock, graph, "ckpt", Tolerance("raise", None), worker_timeout_secs=300.0)
 saver.become_writer(reader.refresh)
 if not saver.save(1200, {"epoch": 2}, in_background=True):
     ...                                          # it failed, and that is put up with
@@ -18,8 +18,11 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from ckptkit.errors import CheckpointError, CheckpointSaveError
+from ckptkit.cluster import Cluster, said
+from ckptkit.coordination import SaveRound, Session
+from ckptkit.errors import CheckpointError, CheckpointSaveError, WorkerError
 from ckptkit.failures import failure
+from ckptkit.following import FollowJob
 from ckptkit.held import Held
 from ckptkit.ledger import Ledger
 from ckptkit.lock import DirectoryLock
@@ -46,6 +49,7 @@ class Saver:
         graph: The objects to save.
         name: Stem of the file names.
         tolerance: How many failed saves are put up with.
+        worker_timeout_secs: How long to wait for another worker of a cluster, None for as long as it takes.
 
     Attributes:
         writer: The background thread.
@@ -60,6 +64,7 @@ class Saver:
         graph: CheckpointGraph,
         name: str,
         tolerance: Tolerance,
+        worker_timeout_secs: float | None,
     ) -> None:
         self.writer = BackgroundWriter()
         self.recorder = SaveRecorder()
@@ -69,13 +74,22 @@ class Saver:
         self._graph = graph
         self._name = name
         self._tolerance = tolerance
+        self._worker_timeout_secs = worker_timeout_secs
+        self._session: Session | None = None
+        self._follows = False
+        self._refresh: Callable[[], None] = lambda: None
         self._buffers = StagingBuffers()
         self._directory_lock: DirectoryLock | None = None
         self._free_lock: weakref.finalize[Any, Any] | None = None
         weakref.finalize(self, self.writer.abandon)  # at the end of the interpreter, if not before
 
-    def become_writer(self, refresh: Callable[[], None]) -> bool:
+    def become_writer(self, refresh: Callable[[], None], cluster: Cluster | None = None) -> bool:
         """Take the directory's lock, if it is not ours yet, and look at what others have written since.
+
+        Args:
+            refresh: Looks at the directory.
+            cluster: The workers that train together, None if it is this process alone. The chief takes the lock, for
+                all of them; they come to this at the same step.
 
         Returns:
             False if it could not be taken for a reason that ``tolerance`` puts up with.
@@ -83,14 +97,54 @@ class Saver:
         Raises:
             DirectoryLockedError: Another process writes there.
             CheckpointSaveError: The folder cannot be made or written to.
+            WorkerError: Another worker does not see the folder.
         """
         try:
-            self._lock_directory(refresh)
+            if cluster is None:
+                self._lock_directory(refresh)
+            else:
+                self.meet(cluster, refresh)
         except CheckpointSaveError as error:
             self.recorder.failed()
             self._tolerance.failed(error)
             return False
         return True
+
+    def meet(self, cluster: Cluster, refresh: Callable[[], None]) -> Session:
+        """Begin to save together: the chief locks the directory and tells the others where to meet.
+
+        Raises:
+            DirectoryLockedError: Another process writes there.
+            CheckpointSaveError: The chief cannot write there.
+            WorkerError: A worker does not see what the chief has made.
+        """
+        if self._session is not None:
+            return self._session
+        told: Any = None
+        if cluster.is_chief:
+            try:
+                self._lock_directory(refresh)
+                told = {"folder": self._store.begin_session()}
+            except BaseException as error:
+                cluster.told({"error": said(error)})
+                raise
+        told = cluster.told(told)
+        if "error" in told:
+            raise CheckpointSaveError(f"{cluster.name(0)} cannot write checkpoints: {told['error']}")
+        names = [cluster.name(number) for number in range(cluster.count)]
+        folder = self._store.session_folder(told["folder"])
+        session = Session(folder, cluster.index, names, self._worker_timeout_secs, self._store.written_so_far)
+        blind = cluster.failed(fine=session.is_there())
+        if blind:
+            self._free_directory()
+            raise WorkerError(
+                f"{cluster.names(blind)} of {cluster.count} cannot see what the chief has made in "
+                f"{self._store.directory}.\nGive all workers the same directory, on a file system that they share."
+            )
+        self._session, self._refresh, self._follows = session, refresh, not cluster.is_chief
+        if not cluster.is_chief:
+            refresh()
+        return session
 
     def save(
         self,
@@ -125,7 +179,13 @@ class Saver:
             self.writer.wait()
             self.raise_errors()
         began = time.perf_counter()
-        held = self._graph.take(state) if held is None else held
+        joined = None if self._session is None else self._session.begin(number, durable=self._store.durable)
+        try:
+            held = self._graph.take(state) if held is None else held
+        except BaseException as error:
+            if joined is not None and not self._follows:
+                joined.end(str(error))
+            raise
         now = time.perf_counter()
         self.recorder.save_began(number, now, now - began)
         listeners = begin()
@@ -140,17 +200,22 @@ class Saver:
             if in_background:
                 self.log_costs()
 
-        job = SaveJob(
-            self._store,
-            self._ledger,
-            self._lock,
-            f"{self._name}-{number}",
-            held,
-            {"step": number, "seconds": {"blocked": now - began}, **facts},
-            self._buffers,
-            callbacks,
-            ended,
-        )
+        job: SaveJob | FollowJob
+        if joined is not None and self._follows:
+            job = self._following(number, held, joined, ended)
+        else:
+            job = SaveJob(
+                self._store,
+                self._ledger,
+                self._lock,
+                f"{self._name}-{number}",
+                held,
+                {"step": number, "workers": self._workers, "seconds": {"blocked": now - began}, **facts},
+                self._buffers,
+                callbacks,
+                ended,
+                joined,
+            )
         run = functools.partial(self._tolerance.run, job)
         try:
             if not in_background:
@@ -209,6 +274,8 @@ class Saver:
         Raises:
             CheckpointSaveError: A save failed, and nothing else did.
         """
+        if passing is not None and self._session is not None:
+            self._session.hurry()
         try:
             self.wait()
         except Exception as error:
@@ -219,6 +286,9 @@ class Saver:
             if not self.writer.is_running:  # else the waiting was interrupted: what is under way needs the lock
                 self.writer.close()
                 self._buffers.close()
+                if self._session is not None:
+                    self._session.close()
+                    self._session = None
                 self._free_directory()
 
     def log_costs(self) -> None:
@@ -226,7 +296,31 @@ class Saver:
         if not self.recorder.counts_steps:
             self.recorder.settle()
         for cost in self.recorder.take_settled():
-            _log.info("%s", cost.line(os.path.join(self._store.directory, f"{self._name}-{cost.step}")))
+            _log.log(
+                logging.DEBUG if self.is_following else logging.INFO,
+                "%s",
+                cost.line(os.path.join(self._store.directory, f"{self._name}-{cost.step}")),
+            )
+
+    @property
+    def _workers(self) -> int:
+        return 1 if self._session is None else len(self._session.names)
+
+    @property
+    def is_following(self) -> bool:
+        """Whether another worker of a cluster writes the checkpoints."""
+        return self._follows
+
+    def _following(self, number: int, held: Held, joined: SaveRound, ended: Callable[[Took | None], None]) -> FollowJob:
+        assert self._session is not None
+        return FollowJob(
+            f"{self._name}-{number} to {self._store.directory}",
+            held,
+            (self._session.index, self._workers),
+            joined,
+            self._refresh,
+            ended,
+        )
 
     def _lock_directory(self, refresh: Callable[[], None]) -> None:
         if self._directory_lock is not None:

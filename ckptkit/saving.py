@@ -9,17 +9,20 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from ckptkit.bundle import Bundle
+from ckptkit.bundle_index import Entry
 from ckptkit.checksums import crc32c
+from ckptkit.coordination import SaveRound
 from ckptkit.dtypes import OF_ANY_LENGTH
 from ckptkit.errors import CheckpointSaveError
 from ckptkit.failures import cause_of, failure, remedy_for
 from ckptkit.free_space import require_room
-from ckptkit.held import Held
+from ckptkit.held import Held, sums_of
 from ckptkit.ledger import Ledger
 from ckptkit.records import CheckpointRecord, Manifest, TensorInfo
 from ckptkit.staging import StagingBuffers
@@ -45,6 +48,7 @@ class SaveJob:
         buffers: Warm memory to go through.
         callbacks: Called after the commit, with the prefix if they take an argument.
         ended: Called once, when it is committed with what it took, or with None if it could not be written.
+        joined: The save as the workers of a cluster tell each other of it; this one is the chief.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class SaveJob:
         buffers: StagingBuffers,
         callbacks: Sequence[Callable[..., object]] = (),
         ended: Callable[[Took | None], None] = lambda took: None,
+        joined: SaveRound | None = None,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -68,6 +73,8 @@ class SaveJob:
         self._buffers = buffers
         self._callbacks = callbacks
         self._ended = ended
+        self._round = joined
+        self._error: str | None = "it was given up"
         self._has_ended = False
         self._manifest: Manifest | None = None
 
@@ -89,6 +96,12 @@ class SaveJob:
     def give_up(self) -> None:
         """Say that it failed, unless it has ended."""
         self._end(None)
+        self._end_round(self._error)
+
+    def _end_round(self, error: str | None) -> None:
+        joined, self._round = self._round, None
+        if joined is not None:
+            joined.end(error)
 
     def _end(self, took: Took | None) -> None:
         if not self._has_ended:
@@ -99,13 +112,14 @@ class SaveJob:
         try:
             record, took = self._write()
         except BaseException as error:
-            told = self._told(error)
+            self._error = told = self._told(error)
             if isinstance(error, Exception):
                 raise CheckpointSaveError(told) from error
             raise
         with self._lock:
             self._ledger.add(record)
         self._end(took)
+        self._error = None  # whatever comes now, it is committed
         try:
             self._clean_up()
         except OSError as error:
@@ -114,6 +128,7 @@ class SaveJob:
                 f"{record.prefix} is saved, but the directory could not be brought up to date: {cause_of(error)}\n"
                 f"{remedy_for(error)}; the next save tries again."
             ) from error
+        self._end_round(None)  # not before: what another worker sees then is the directory as it is to be
         for callback in self._callbacks:
             callback(*([record.prefix] if inspect.signature(callback).parameters else []))
 
@@ -125,7 +140,7 @@ class SaveJob:
         pending = self._store.begin(self._name)
         try:
             began = time.perf_counter()
-            written = self._held.write(pending.prefix, self._buffers)
+            written = self._held.write(pending.prefix, self._buffers, None if self._round is None else self._gather)
             with open(pending.prefix + ".index", "rb") as index:
                 checksum = crc32c(index.read())
             written_at = time.perf_counter()
@@ -154,6 +169,12 @@ class SaveJob:
         except BaseException:
             self._store.discard(pending)
             raise
+
+    def _gather(self, entries: Sequence[Entry]) -> Iterator[Bundle]:
+        """Tell the other workers what is written, and take what they have beside it."""
+        assert self._round is not None
+        self._round.tell_common(sums_of(entries))
+        return map(Bundle, self._round.parts())
 
     def _clean_up(self) -> None:
         with self._lock:

@@ -12,10 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ckptkit.policies import Always, SaveContext, SavePolicy
+from ckptkit.combinators import leaves
+from ckptkit.policies import (
+    Always,
+    AtSteps,
+    EveryEpochs,
+    EverySteps,
+    Never,
+    OnImprovement,
+    SaveContext,
+    SavePolicy,
+)
 from ckptkit.ranking import best_values
 
 __all__ = ["Schedule"]
+
+
+_SAME_EVERYWHERE = (Always, AtSteps, EveryEpochs, EverySteps, Never, OnImprovement)
 
 
 class Schedule:
@@ -32,6 +45,8 @@ class Schedule:
         saved_step: Step of the newest save that is committed or under way, or of what was restored; None for none.
         is_best: Whether the last question came with a metric that was better than ever.
         unseen: Names of the metrics that policies look at and no question came with.
+        is_same_everywhere: Whether the answer hangs on nothing but steps, epochs and metrics, so that all workers that
+            do the same get the same.
     """
 
     def __init__(self, policy: SavePolicy | None, now: float, modes: Mapping[str, str] | None = None) -> None:
@@ -40,6 +55,7 @@ class Schedule:
         self.is_best = False
         self.unseen = frozenset(modes or {})
         self._policy = policy or Always()
+        self.is_same_everywhere = all(isinstance(leaf, _SAME_EVERYWHERE) for leaf in leaves(self._policy))
         self._modes = modes or {}
         self._last_save_at = now
         self._has_saved = False

@@ -13,6 +13,7 @@ runs/digits/
   .ckptkit/tmp-<random>/             a save or a deletion under way; swept by the next writer
   .ckptkit/replace-<random>/         a committed checkpoint on its way over an older one of the same name;
                                      readers read it here, the next writer finishes the move
+  .ckptkit/cluster-<random>/         where the workers of a cluster meet; swept by the next
   .ckptkit/damaged-ckpt-1100/        what `ckptkit repair` moved out of the way
 """
 
@@ -47,6 +48,7 @@ from ckptkit.state_file import StateFile
 __all__ = ["Pending", "Store"]
 
 _log = logging.getLogger("ckptkit")
+_SESSION = "cluster-"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Store(DirectoryReader):
         super().__init__(directory)
         self._durable = durable
         self._made: list[str] = []  # temporary files and folders that may still be there
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is written is flushed to the disk."""
+        return self._durable
 
     def lock(self, *, recover: bool = True) -> DirectoryLock:
         """Become the directory's writer, and clean up after a writer that died.
@@ -117,6 +124,22 @@ class Store(DirectoryReader):
         folder = self._temporary("tmp")
         os.makedirs(folder)
         return Pending(folder, name)
+
+    def begin_session(self) -> str:
+        """Make a folder where the workers of a cluster meet, remove those of earlier ones, and return its name."""
+        for left in self.folders(_SESSION):
+            shutil.rmtree(left, ignore_errors=True)
+        name = f"{_SESSION}{uuid.uuid4().hex}"
+        os.mkdir(self.session_folder(name))
+        return name
+
+    def session_folder(self, name: str) -> str:
+        """Return the path of what :meth:`begin_session` has made, here or in another process."""
+        return os.path.join(self._meta, os.path.basename(name))
+
+    def written_so_far(self) -> int:
+        """Return how many bytes there are of saves that are under way, in whatever process."""
+        return sum(size for folder in self.folders("tmp-") for size in sizes_inside(folder).values())
 
     def sizes(self, pending: Pending) -> dict[str, int]:
         """Return the size in bytes of each file written so far."""

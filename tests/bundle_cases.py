@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 
 from ckptkit.dtypes import numpy_dtype
 
-DTYPES = [tf.as_dtype(number) for number in range(1, 34)]
+DTYPES = [tf.as_dtype(number) for number in types_pb2.DataType.values() if 0 < number < 100]  # beyond: references
 FIXED = [dtype.name for dtype in DTYPES if dtype.size]
 _NARROW = {"bool": 1, "int2": 1, "uint2": 3, "int4": 7, "uint4": 15, "float4_e2m1fn": 15}  # of a byte
 

@@ -58,7 +58,7 @@ def trained(devices=2, fit=True):
 def values(model):
     """Return the values of every replica of everything, the model's first and the metrics' last."""
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    return [[np.asarray(part).tolist() for part in replicas_of(v) or (v,)] for v in variables]
+    return [[np.asarray(part).tolist() for part in replicas_of(v).values() or (v,)] for v in variables]
 
 
 def save(folder):
@@ -69,8 +69,9 @@ def save(folder):
         saved = values(model)
         model.fit(*arrays(), batch_size=BATCH, verbose=0)
     names = [name for name, _ in tf.train.list_variables(folder) if name.startswith("_CKPTKIT_REPLICA")]
+    asked = [type(each.trackable).__name__ for each in manager._graph._plan.others]
     metrics = len(model.metrics_variables)
-    return {"saved": saved, "later": values(model), "names": names, "metrics": metrics}
+    return {"saved": saved, "later": values(model), "names": names, "metrics": metrics, "asked": asked}
 
 
 def restore(folder):
@@ -106,7 +107,9 @@ def restore_before_the_build(folder):
         manager = ckptkit.CheckpointManager(tf.train.Checkpoint(model=again), folder + "-unbuilt", 3)
         manager.restore()
         again.build((None, 6))
-        ours, theirs = ([[p.numpy().tolist() for p in replicas_of(v)] for v in m.variables] for m in (again, model))
+        ours, theirs = (
+            [[p.numpy().tolist() for p in replicas_of(v).values()] for v in m.variables] for m in (again, model)
+        )
         return {"restored": ours, "saved": theirs, "left": manager.leftovers()}
 
 
@@ -135,7 +138,7 @@ def restore_plainly(folder):
         variables = {"mirrored": tf.Variable([0.0, 0.0]), "counter": counter()}
     mirrored, counted = variables["mirrored"], variables["counter"]
     mirrored.assign([1.0, 2.0])
-    for number, replica in enumerate(replicas_of(counted)):
+    for number, replica in replicas_of(counted).items():
         replica.assign(10.0 + number)
     ckptkit.CheckpointManager(tf.train.Checkpoint(**variables), folder + "-plain", 3).save()
     with tf.distribute.get_strategy().scope():
@@ -146,11 +149,43 @@ def restore_plainly(folder):
     return {"values": [plain["mirrored"].numpy().tolist(), float(plain["counter"])], "names": names}
 
 
+def loop(folder, *, until=None):
+    """Go over shared data in a loop on two devices, to its end or until a step; return what every replica holds."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    model, checkpoint = trained(fit=False)
+    here = model.optimizer.variables[0].value.distribute_strategy
+    dataset = tf.data.Dataset.from_tensor_slices(arrays()).shuffle(100, seed=3).batch(BATCH)
+
+    @tf.function
+    def step(batch):
+        def of_replica(x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            model.optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+        here.run(of_replica, args=batch)
+
+    policy = ckptkit.policies.EverySteps(2)
+    with ckptkit.CheckpointManager(checkpoint, folder, 3, save_policy=policy, async_save=True) as manager:
+        rounds = ckptkit.TrainingLoop(manager, here.experimental_distribute_dataset(dataset), epochs=2)
+        for number, batch in rounds:
+            step(batch)
+            if number == until:
+                break
+    resumed = rounds.resumed_from
+    return {"values": values(model), "step": rounds.step, "resumed": None if resumed is None else resumed.step}
+
+
 def main(folder):
     """Print what each scene saw."""
     directory = os.path.join(folder, "run")
     scenes = {each.__name__: each for each in (save, restore, restore_by_tensorflow, hold, restore_plainly)}
     scenes["restore_before_the_build"] = restore_before_the_build
+    scenes["loop"] = lambda at: loop(at + "-whole")
+    scenes["loop_left"] = lambda at: loop(at + "-left", until=5)
+    scenes["loop_again"] = lambda at: loop(at + "-left")
     scenes |= {f"restore_on_{number}": lambda at, number=number: restore_on(number, at) for number in (1, 3)}
     print(json.dumps({name: forked(lambda scene=scene: scene(directory))[0] for name, scene in scenes.items()}))
 

@@ -127,13 +127,14 @@ def plain_attributes(callback):
 @of_keras_3
 def test_every_callback_of_keras_is_known_or_needs_no_help():
     names = {name for name, value in vars(keras.callbacks).items() if isinstance(value, type)}
-    known = {kind.__name__ for kind in _ATTRIBUTES} | {"CSVLogger"}
+    known = {kind.__name__ for kind in _ATTRIBUTES if kind in vars(keras.callbacks).values()} | {"CSVLogger"}
     assert names - known - STATELESS == set()
     assert known | STATELESS <= names
     assert set(MAKE) == known - {"OrbaxCheckpoint"}, "its package is not installed"
 
 
 @of_keras_3
+@pytest.mark.skipif(keras.__version__ < "3.13", reason="Keras has it since 3.13")
 def test_orbax_checkpoint_is_known():
     assert issubclass(keras.callbacks.OrbaxCheckpoint, tuple(_ATTRIBUTES))
 
@@ -162,6 +163,7 @@ def test_the_attributes_we_keep_are_all_that_a_fit_changes_in_a_callback_of_kera
 def test_on_train_begin_resets_what_we_keep_which_is_why_it_is_put_back_after(tmp_path, name):
     callback, sentinel = MAKE[name](tmp_path), object()
     names = set(_ATTRIBUTES[getattr(keras.callbacks, name)]) - {"_global_test_batch"}
+    names -= {"best"} if keras.__version__ < "3.14" else set()  # made anew when it is first needed
     for each in names:
         setattr(callback, each, sentinel)
     callback.set_model(FakeModel())

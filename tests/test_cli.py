@@ -182,6 +182,7 @@ def test_json_holds_everything_that_is_known_of_each_checkpoint(directory, capsy
             "batch": 2,
             "metrics": {"loss": 0.5},
             **facts,
+            "workers": 1,
             "created_at": NOW - 60.0,
             "size_bytes": 10,
             "sequence": 7,

@@ -46,7 +46,11 @@ texts = st.text(st.characters(blacklist_characters="\0")) | st.sampled_from(
         "\x85",
     ]
 )
-errors = {"on_save_error": st.sampled_from(["raise", "warn"]), "max_save_errors": st.none() | counts}
+trouble = {
+    "on_save_error": st.sampled_from(["raise", "warn"]),
+    "max_save_errors": st.none() | counts,
+    "worker_timeout_secs": st.none() | st.floats(0.001, 1e9),
+}
 managers = st.builds(
     CheckpointManagerOptions,
     directory=texts,
@@ -60,7 +64,7 @@ managers = st.builds(
     async_save=st.booleans(),
     durable=st.booleans(),
     read_only=st.booleans(),
-    **errors,
+    **trouble,
 )
 trainings = st.builds(
     lambda monitor, mode, **named: TrainingCheckpointOptions(monitor=monitor, mode=monitor and mode, **named),
@@ -80,7 +84,7 @@ trainings = st.builds(
     preemption_signals=st.lists(st.sampled_from(["SIGTERM", "SIGUSR1", signal.SIGINT]), max_size=3),
     grace_secs=st.none() | st.floats(0.001, 1e9),
     preemption_code=st.integers(0, 255),
-    **errors,
+    **trouble,
 )
 exports = st.builds(
     lambda versions, formats, **named: ExportOnCompletionOptions(

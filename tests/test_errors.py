@@ -18,6 +18,7 @@ TREE = {
     errors.CheckpointSaveError: OSError,
     errors.DirectoryLockedError: OSError,
     errors.ReadOnlyError: PermissionError,
+    errors.WorkerError: RuntimeError,
     errors.ExportError: RuntimeError,
     errors.ArtifactError: ValueError,
     errors.ConfigError: ValueError,

@@ -28,6 +28,14 @@ def test_custom_loop_ends_with_the_same_weights_with_and_without_a_kill(run_chil
     assert "the same weights to the last bit" in told
 
 
+def test_multi_worker_goes_on_when_one_of_two_workers_was_killed(run_child):
+    told = run_child("examples/multi_worker.py")
+    assert "which ends with exit code 1" in told
+    ends = re.findall(r"worker (\d) of 2 resumed from step (\d+), ended at step 132: (.*)", told)
+    assert [number for number, _, _ in ends] == ["0", "1"]
+    assert ends[0][1:] == ends[1][1:]
+
+
 def test_serve_versions_is_followed_by_a_reader_and_rolled_back(run_child):
     told = run_child("examples/serve_versions.py")
     published = dict(re.findall(r"^published version (\d): (\S+)$", told, re.MULTILINE))

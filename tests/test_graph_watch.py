@@ -144,8 +144,9 @@ def a_dict_of_layers_changes() -> Iterator[Any]:
     yield checkpoint
     holder.other = collections.OrderedDict(x=dense(), y=dense())
     yield checkpoint
-    holder.other.move_to_end("x")
-    yield checkpoint
+    if hasattr(holder.other, "move_to_end"):  # before 3.14 Keras makes a dict of its own of it
+        holder.other.move_to_end("x")
+        yield checkpoint
 
 
 @case
@@ -442,7 +443,9 @@ def a_model_is_compiled_and_trained() -> Iterator[Any]:
 @case
 def a_model_with_two_outputs_is_trained() -> Iterator[Any]:
     inputs = keras.Input([3])
-    model = keras.Model(inputs, {"a": keras.layers.Dense(1, name="a")(inputs), "b": keras.layers.Dense(1)(inputs)})
+    model = keras.Model(
+        inputs, {"a": keras.layers.Dense(1, name="a")(inputs), "b": keras.layers.Dense(1, name="b")(inputs)}
+    )
     model.compile("adam", {"a": "mse", "b": "mae"}, metrics={"a": ["mae"], "b": [keras.metrics.MeanSquaredError()]})
     yield (checkpoint := tf.train.Checkpoint(model=model))
     model.train_on_batch(X, {"a": X[:, :1], "b": X[:, :1]})
@@ -475,7 +478,7 @@ def an_optimizer_is_built_later() -> Iterator[Any]:
         keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()),
         keras.optimizers.SGD(0.1, momentum=0.9),
         keras.optimizers.Adafactor(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)),
-        keras.optimizers.Muon(),
+        *([keras.optimizers.Muon()] if keras.__version__ >= "3.13" else []),  # before, it updates nothing by itself
     ):
         checkpoint = tf.train.Checkpoint(layer=layer, o=optimizer)
         yield checkpoint

@@ -23,6 +23,8 @@ from ckptkit.records import (
     split_number,
 )
 
+pytestmark = pytest.mark.core
+
 counts = st.integers(0, 2**63)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(min_size=1, max_size=50).filter(
@@ -223,7 +225,7 @@ def test_a_manifest_of_a_newer_format_is_told_from_one_of_none(found, newer):
     assert isinstance(caught.value, NewerManifestError) is newer
 
 
-OPTIONAL = ("epoch", "batch", "config", "found_damaged")
+OPTIONAL = ("epoch", "batch", "config", "found_damaged", "workers")
 
 
 @pytest.mark.parametrize("field", [f for f in valid() if f not in ("format", *OPTIONAL)])
@@ -232,9 +234,9 @@ def test_a_missing_field_is_named(field):
         Manifest.from_json(json.dumps(valid(**{field: ...})))
 
 
-@pytest.mark.parametrize("field", ["config", "found_damaged"])
-def test_a_manifest_of_before_a_field_was_stored_has_none_of_it(field):
-    assert getattr(Manifest.from_json(json.dumps(valid(**{field: ...}))), field) == {}
+@pytest.mark.parametrize(("field", "value"), [("config", {}), ("found_damaged", {}), ("workers", 1)])
+def test_a_manifest_of_before_a_field_was_stored_has_none_of_it(field, value):
+    assert getattr(Manifest.from_json(json.dumps(valid(**{field: ...}))), field) == value
 
 
 @pytest.mark.parametrize("field", ["epoch", "batch"])

@@ -120,7 +120,7 @@ def is_weights_alone(path: str) -> bool:
 def refusal(model: keras.Model) -> str | None:
     """Say why a model cannot be written as HDF5, None if it can."""
     scalar = keras.Input((1,))
-    functional = type(keras.Model(scalar, scalar))
+    functional = type(keras.Model(scalar, keras.layers.Identity()(scalar)))
     if type(model) not in (keras.Sequential, functional):
         return (
             f"HDF5 holds Sequential and functional models; {type(model).__name__} is a subclass with code of its own. "

@@ -34,7 +34,7 @@ def write(model: keras.Model, path: str) -> None:
     state = to_arrays(no_weights(model))
     if model.compiled and model.optimizer is not None and not model.optimizer.built:
         state[_NOT_BUILT] = np.array(True)
-    np.savez(content, allow_pickle=False, **state)
+    np.savez(content, **state)  # type: ignore[arg-type]  # NumPy before 2.1 takes no allow_pickle
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(_STATE, content.getvalue())
 

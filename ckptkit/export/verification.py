@@ -151,7 +151,7 @@ class Checks:
             arrays: dict[str, np.ndarray[Any, Any]] = {}
             templates = [tree.map_structure(lambda leaf: _store(arrays, leaf), each) for each in self._inputs]
             names = [{name: _store(arrays, each) for name, each in outputs.items()} for outputs in self._outputs]
-            np.savez(os.path.join(folder, "arrays.npz"), allow_pickle=False, **arrays)
+            np.savez(os.path.join(folder, "arrays.npz"), **arrays)  # type: ignore[arg-type]  # NumPy before 2.1 takes no allow_pickle
             place = os.path.join(folder, "request.json")
             with open(place, "w", encoding="utf-8") as file:
                 json.dump({**request, "inputs": templates, "outputs": names}, file)
