@@ -7,7 +7,8 @@
 A callback joins with two methods of its own: ``get_state()`` returns plain values and arrays, ``set_state(state)``
 takes them back. Of Keras' own callbacks the attributes below are known.
 
-Source: keras/src/callbacks of Keras 3.15; tests/test_callback_state.py fails if they keep their state elsewhere.
+Source: keras/src/callbacks of Keras 3.15 and tf_keras/src/callbacks.py of tf_keras 2.21;
+tests/test_callback_state.py fails if they keep their state elsewhere.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ class _NotThere:
 _ATTRIBUTES: dict[type[Any], tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
-    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen", "_current_epoch"),
+    keras.callbacks.ModelCheckpoint: (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+        "_current_epoch",
+        "epochs_since_last_save",
+    ),
     getattr(keras.callbacks, "OrbaxCheckpoint", _NotThere): (
         "best",
         "_total_batches_seen",
@@ -152,8 +159,9 @@ def _names(callback: Any) -> list[str]:
 
 
 def _lines_of(logger: Any) -> dict[str, Any]:
-    if logger.csv_file is not None and not logger.csv_file.closed:
-        logger.csv_file.flush()
+    file = _file_of(logger)
+    if file is not None and not getattr(file, "closed", False):  # Keras 2's can be flushed when it is closed
+        file.flush()
     text = b""
     if tf.io.gfile.exists(logger.filename):
         with tf.io.gfile.GFile(logger.filename, "rb") as file:
@@ -161,9 +169,14 @@ def _lines_of(logger: Any) -> dict[str, Any]:
     return {"text": text, "keys": logger.keys}
 
 
+def _file_of(logger: Any) -> Any:
+    """Return the open or closed file of a logger, None before its first training."""
+    return getattr(logger, "csv_file", None)
+
+
 def _go_on_after(logger: Any, state: Mapping[str, Any]) -> None:
     """Bring the file to what it was: no line is lost to its truncation at the start, none is written twice."""
-    if logger.csv_file is None:  # it takes no part in this fit
+    if _file_of(logger) is None:  # it takes no part in this fit
         return
     logger.csv_file.close()
     with tf.io.gfile.GFile(logger.filename, "wb") as file:

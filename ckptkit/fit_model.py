@@ -17,7 +17,7 @@ from typing import Any
 
 from ckptkit import which_keras
 from ckptkit.errors import CheckpointMismatchError
-from ckptkit.which_keras import asked_metrics, build_from, builder_of, direction_of, is_built, keras
+from ckptkit.which_keras import IS_LEGACY, asked_metrics, build_from, builder_of, direction_of, is_built, keras
 
 __all__ = ["build", "compare", "facts_of", "has_other_metrics", "mode_of", "steps_of"]
 
@@ -76,6 +76,8 @@ def build(model: keras.Model, dataset: Any, facts: Mapping[str, Any]) -> None:
             model.name,
             str(error).split("\n")[0],
         )
+        if IS_LEGACY:
+            return  # the model may be built in part
         if model.built and optimizer is not None and not leave_it and not is_built(optimizer):
             builder, name = builder_of(optimizer)
             getattr(builder, name)(model.trainable_variables)

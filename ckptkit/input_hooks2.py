@@ -200,8 +200,9 @@ def facts_of(epochs: Any) -> InputFacts:
     obstacle = None
     if kind == "KerasSequenceAdapter":
         obstacle = "a Sequence is a Python object and has no state that can be saved"
-    if kind in ("TensorLikeDataAdapter", "GenericArrayLikeDataAdapter") and adapter._shuffle:
-        obstacle = "the operation that shuffles arrays is stateful"
+    if kind in ("TensorLikeDataAdapter", "GenericArrayLikeDataAdapter"):
+        # And if not: a state from the end of the stream has nothing behind it, however many epochs are asked for.
+        obstacle = "arrays are one stream over all epochs, and the operation that shuffles them is stateful"
     return InputFacts(one_stream=kind == "GeneratorDataAdapter", obstacle=obstacle)
 
 

@@ -82,6 +82,14 @@ def printed(done):
     return done.stdout
 
 
+@pytest.fixture(scope="session", autouse=IS_LEGACY)
+def random_numbers_in_variables():
+    """Let Keras 2 keep the state of random numbers in variables, as Keras 3 does."""
+    import tf_keras
+
+    tf_keras.backend.experimental.enable_tf_random_generator()
+
+
 @pytest.fixture(scope="session")
 def run_child():
     """Return a function that runs a Python command in the repository and returns what it printed."""

@@ -6,7 +6,6 @@ import pathlib
 import random
 from unittest import mock
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,7 +17,11 @@ import ckptkit
 from ckptkit import finished_fits
 from ckptkit.callback_state import _ATTRIBUTES, CallbackStates
 from ckptkit.run_state import pack, unpack
+from ckptkit.which_keras import IS_LEGACY, keras
 from tests.test_callbacks import BreakOff, BreaksOff
+
+pytestmark = pytest.mark.core
+of_keras_3 = pytest.mark.skipif(IS_LEGACY, reason="Keras 2 has no such thing, or does it otherwise")
 
 EarlyStopping, ReduceLROnPlateau = keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau
 CSVLogger, ModelCheckpoint = keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint
@@ -121,6 +124,7 @@ def plain_attributes(callback):
     return {name: repr(value) for name, value in vars(callback).items() if name not in NOT_STATE}
 
 
+@of_keras_3
 def test_every_callback_of_keras_is_known_or_needs_no_help():
     names = {name for name, value in vars(keras.callbacks).items() if isinstance(value, type)}
     known = {kind.__name__ for kind in _ATTRIBUTES if kind in vars(keras.callbacks).values()} | {"CSVLogger"}
@@ -129,11 +133,13 @@ def test_every_callback_of_keras_is_known_or_needs_no_help():
     assert set(MAKE) == known - {"OrbaxCheckpoint"}, "its package is not installed"
 
 
+@of_keras_3
 @pytest.mark.skipif(keras.__version__ < "3.13", reason="Keras has it since 3.13")
 def test_orbax_checkpoint_is_known():
     assert issubclass(keras.callbacks.OrbaxCheckpoint, tuple(_ATTRIBUTES))
 
 
+@of_keras_3
 @pytest.mark.parametrize("name", MAKE)
 def test_the_attributes_we_keep_are_all_that_a_fit_changes_in_a_callback_of_keras(tmp_path, name):
     kept = {"keys"} if name == "CSVLogger" else set(_ATTRIBUTES[getattr(keras.callbacks, name)])
@@ -152,6 +158,7 @@ def test_the_attributes_we_keep_are_all_that_a_fit_changes_in_a_callback_of_kera
     assert kept <= vars(callback).keys(), "what we keep is there"
 
 
+@of_keras_3
 @pytest.mark.parametrize("name", ["EarlyStopping", "ReduceLROnPlateau", "TensorBoard"])
 def test_on_train_begin_resets_what_we_keep_which_is_why_it_is_put_back_after(tmp_path, name):
     callback, sentinel = MAKE[name](tmp_path), object()
@@ -202,6 +209,7 @@ def run_both(values, *, cut=None, mode="auto", min_delta=0.1, patience=2, cooldo
     return facts, best, restored, fake.stop_training, float(optimizer.learning_rate.numpy())
 
 
+@of_keras_3
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_pair_that_was_replaced_by_fresh_ones_decides_as_one_that_was_not(data):
@@ -272,6 +280,7 @@ def test_what_take_returned_does_not_change_with_the_callback():
     assert states.take()["EarlyStopping"]["wait"] == 1
 
 
+@of_keras_3
 def test_a_number_that_a_callback_keeps_as_a_tensor_comes_back_as_a_number(tmp_path):
     tensorboard = begun(silent_tensorboard(tmp_path), FakeModel())
     tensorboard._previous_epoch_iterations = tf.constant(3.0)
@@ -280,6 +289,7 @@ def test_a_number_that_a_callback_keeps_as_a_tensor_comes_back_as_a_number(tmp_p
     assert repr(tensorboard._previous_epoch_iterations) == repr(np.float32(3))
 
 
+@of_keras_3
 def test_attributes_that_an_older_version_did_not_save_stay_as_they_are():
     early = begun(EarlyStopping("loss"), FakeModel())
     CallbackStates([early]).put_back({"EarlyStopping": {"wait": 3, "of a newer version": 1}})
@@ -518,6 +528,7 @@ def test_the_state_of_a_log_is_taken_before_and_after_training(tmp_path):
     assert logs.take()["CSVLogger"]["text"].count(b"\n") == 2
 
 
+@of_keras_3
 def test_a_log_whose_logger_is_not_in_this_fit_is_put_back_or_left_alone(tmp_path):
     states = Logs(tmp_path / "log.csv").write(0).take()
     CallbackStates([CSVLogger(tmp_path / "log.csv")]).put_back(states)
@@ -613,6 +624,7 @@ def undisturbed(tmp_path_factory):
     return facts_of(path, others, history, made)
 
 
+@of_keras_3
 @pytest.mark.parametrize("after_steps", [5, STEPS + 2, 2 * STEPS + 5, 3 * STEPS + 5])
 def test_a_fit_broken_off_anywhere_ends_with_the_same_states_files_and_history(tmp_path, undisturbed, after_steps):
     broken_off(tmp_path / "run", after_steps, *everyone(tmp_path), made=model(use_ema=True))
@@ -624,6 +636,7 @@ def test_a_fit_broken_off_anywhere_ends_with_the_same_states_files_and_history(t
         assert facts[name] == expected, name
 
 
+@of_keras_3
 def test_the_undisturbed_fit_shows_every_callback_at_work(undisturbed):
     states = undisturbed["states"]
     assert states["EarlyStopping"]["best_epoch"] == 3
@@ -676,6 +689,7 @@ def test_model_checkpoint_does_not_overwrite_a_better_file_after_a_resume(tmp_pa
     assert ((tmp_path / "best.weights.h5").read_bytes() == before) == ours
 
 
+@of_keras_3
 def test_tensorboard_counts_its_batches_on(tmp_path):
     def steps(tensorboard, name):
         found = [call for call in tensorboard.summary.scalar.call_args_list if call.args[0] == name]

@@ -16,7 +16,10 @@ from ckptkit import finished_fits
 from ckptkit.policies import EverySecs, EverySteps, OnImprovement
 from ckptkit.preservation import All, Best, Latest
 from ckptkit.store import Store
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import IS_LEGACY, keras
+
+pytestmark = pytest.mark.core
+of_keras_3 = pytest.mark.skipif(IS_LEGACY, reason="Keras 2 has no such thing, or does it otherwise")
 
 X = np.random.default_rng(0).random((40, 6)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
@@ -373,6 +376,7 @@ def test_a_resumed_fit_that_was_broken_off_does_not_make_the_next_fit_of_the_mod
     assert fit(model).epoch == [0, 1, 2]
 
 
+@of_keras_3
 def test_a_resumed_fit_leaves_the_models_first_epoch_as_it_was(directory):
     with pytest.raises(BreakOff):
         fit(sequential(), ckptkit.TrainingCheckpoint(directory), BreaksOff(STEPS + 5))
@@ -613,6 +617,7 @@ def converted(callbacks):
     return len(model.converted), sum(model.converted)
 
 
+@of_keras_3
 def test_logs_are_made_numbers_by_keras_alone_so_that_no_batch_waits_for_the_device_because_of_us(directory):
     # Keras does so once a batch: in the thread that trains with TensorFlow, in another one where a backend allows it.
     without_us = converted([keras.callbacks.Callback()])

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def never_killed(fork_server, folder):
-    workers = run_workers(fork_server, 2, folder / "never", {}, module=MODULE, patience_secs=20)
+    workers = run_workers(fork_server, 2, folder / "never", {"export": True}, module=MODULE, patience_secs=20)
     return [worker.result for worker in workers]
 
 

@@ -2,7 +2,6 @@
 
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +10,10 @@ from ckptkit.fit import AfterAll, BeforeAll, callback_list, find_callback
 from ckptkit.fit_frame import epoch_iterator, epoch_logs, runs_in_fit
 from ckptkit.input_hooks import InputHooks, dataset_of
 from ckptkit.input_position import InputPosition
+from ckptkit.which_keras import IS_LEGACY, keras
+
+pytestmark = pytest.mark.core
+of_keras_3 = pytest.mark.skipif(IS_LEGACY, reason="Keras 2 has no such thing, or does it otherwise")
 
 X, Y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
 
@@ -89,6 +92,7 @@ def test_a_callback_called_by_something_else_than_a_list_is_told_what_to_use():
         Joins().on_train_begin()
 
 
+@of_keras_3
 def test_keras_takes_the_first_epoch_from_the_model_when_it_is_set_in_on_train_begin():
     class Skips(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -139,6 +143,7 @@ def test_the_hooks_count_steps_where_keras_takes_several_a_call():
     assert hooks.seen == ["epoch", 0, (3, ["loss"]), 3, (6, ["loss"]), 6]
 
 
+@of_keras_3
 def test_skipped_batches_are_not_seen_by_callbacks_and_only_in_the_first_epoch():
     hooks = Hooks(skip=2, at=2)
     model().fit(X, Y, batch_size=2, epochs=2, verbose=0, callbacks=[hooks])
@@ -158,6 +163,7 @@ def test_skipped_batches_are_not_seen_by_callbacks_and_only_in_the_first_epoch()
     ]
 
 
+@of_keras_3
 def test_a_stream_over_several_epochs_ends_where_it_would_have_ended():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(1)  # eight batches: two epochs of three, and two more
     hooks = Hooks(skip=1, at=4)
@@ -166,6 +172,7 @@ def test_a_stream_over_several_epochs_ends_where_it_would_have_ended():
     assert [batch for batch in hooks.seen if isinstance(batch, int)] == [1, 2, 0, 1]
 
 
+@of_keras_3
 def test_keras_makes_an_iterator_more_in_each_epoch_whose_length_it_knows():
     hooks = Hooks()
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
@@ -173,6 +180,7 @@ def test_keras_makes_an_iterator_more_in_each_epoch_whose_length_it_knows():
     assert hooks.position._iterators == [4, 0, 4, 0]
 
 
+@of_keras_3
 def test_every_epoch_but_the_first_of_unknown_length_is_as_long_as_keras_has_counted():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2).filter(lambda x, y: True)
     hooks = Hooks()
@@ -226,6 +234,7 @@ def test_hooks_before_all_run_around_each_validation_and_the_epochs_logs_are_kno
     assert seen == [["loss"], "user begins", "ends", "user ends"]
 
 
+@of_keras_3
 def test_an_epoch_whose_batches_are_all_done_ends_at_once_and_its_data_are_not_asked():
     class Done(Hooks):
         def on_epoch_begin(self, epoch, logs=None):

@@ -1,12 +1,15 @@
 """The model of a fit: what is noted of it, and how it is built before its values come back."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from ckptkit import fit_model
 from ckptkit.errors import CheckpointMismatchError
+from ckptkit.which_keras import IS_LEGACY, keras
+
+pytestmark = pytest.mark.core
+of_keras_3 = pytest.mark.skipif(IS_LEGACY, reason="Keras 2 has no such thing, or does it otherwise")
 
 DATA = tf.data.Dataset.from_tensors((np.ones((4, 6), "float32"), np.ones((4, 1), "float32")))
 
@@ -17,6 +20,7 @@ def unbuilt(optimizer="adam", metrics=("mae",)):
     return model
 
 
+@of_keras_3
 def test_contract_keras_builds_model_optimizer_and_metrics_from_the_shapes_of_the_data():
     fit_model.build(model := unbuilt(), DATA, {})
     assert model.built
@@ -24,6 +28,7 @@ def test_contract_keras_builds_model_optimizer_and_metrics_from_the_shapes_of_th
     assert fit_model.facts_of(model)["metrics"] == ["Mean", "MeanAbsoluteError(mean_absolute_error)"]
 
 
+@of_keras_3
 def test_an_optimizer_that_was_never_used_stays_as_it_was():
     fit_model.build(model := unbuilt(), DATA, {"is_built": False})
     assert model.built

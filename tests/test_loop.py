@@ -2,7 +2,6 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +9,10 @@ import tensorflow as tf
 import ckptkit
 from ckptkit.policies import EveryEpochs, EverySteps, OnImprovement
 from ckptkit.store import Store
+from ckptkit.which_keras import keras
 from tests.test_callbacks import Blocks
+
+pytestmark = pytest.mark.core
 
 EPOCHS = 3
 POLICY = EverySteps(4) | EveryEpochs(1)
@@ -127,7 +129,7 @@ def test_a_tf_function_step_with_dropout_and_slots_resumes_to_the_same_bits(tmp_
         def step_on(x, y):
             with tf.GradientTape() as tape:
                 loss = tf.reduce_mean((model(x, training=True)[:, 0] - y) ** 2)
-            optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+            optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
 
         checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
         with ckptkit.CheckpointManager(checkpoint, directory, 2, save_policy=EverySteps(3)) as manager:

@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,9 +11,11 @@ import tensorflow as tf
 import ckptkit
 from ckptkit import finished_fits
 from ckptkit.policies import Never
+from ckptkit.which_keras import IS_LEGACY, keras
 from tests.test_callbacks import STEPS, BreakOff, BreaksOff, Seen, X, Y, everything, sequential
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.core, pytest.mark.slow]
+of_keras_3 = pytest.mark.skipif(IS_LEGACY, reason="Keras 2 has no such thing, or does it otherwise")
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_backup_and_restore_beside_ours_is_refused(directory, tmp_path):
 # Another model --------------------------------------------------------------------------------------------------------
 
 
+@of_keras_3
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
@@ -131,6 +133,7 @@ def two_optimizers():
     return model
 
 
+@of_keras_3
 def test_a_train_step_with_optimizers_of_its_own_is_resumed(directory, tmp_path):
     fit(whole := two_optimizers(), ours(tmp_path / "whole"))
     break_off(two_optimizers(), ours(directory), 14)
@@ -300,6 +303,7 @@ def test_a_first_epoch_beyond_the_checkpoint_is_refused(directory, at):
         fit(sequential(), ours(directory), epochs=5, initial_epoch=3)
 
 
+@of_keras_3
 def test_a_first_epoch_is_taken_where_a_plain_manager_has_saved_and_no_epoch_is_known(directory):
     fit(before := sequential(), epochs=2)
     checkpoint = tf.train.Checkpoint(model=before, optimizer=before.optimizer)
@@ -330,6 +334,7 @@ def test_a_run_that_a_callback_stopped_goes_on_if_more_epochs_are_asked_for(dire
     assert steps(model) == 5 * STEPS
 
 
+@of_keras_3
 @pytest.mark.parametrize("save_freq", ["epoch", 3, Never()], ids=str)
 @pytest.mark.parametrize(
     "make",
@@ -444,6 +449,7 @@ def test_the_batches_that_others_see_after_a_resume_are_right(directory, steps_p
     assert seen.batches[0] == callback.resumed_from.batch
 
 
+@of_keras_3
 def test_no_epochs_at_all_claim_nothing_about_the_data(directory, caplog):
     caplog.set_level(logging.INFO, "ckptkit")
     fit(sequential(), ours(directory), epochs=0)
