@@ -15,15 +15,18 @@ trains may be inside a step, for which it needs the others. So nobody waits for 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import suppress
 
 from ckptkit.coordination import Session
+from ckptkit.errors import WorkerError
 from ckptkit.preemption import PreemptionWatch
 
 __all__ = ["Appointment"]
 
+_log = logging.getLogger("ckptkit")
 _PAUSE = 0.1  # seconds between two looks
 _END = "end"
 
@@ -34,11 +37,15 @@ class Appointment:
     Args:
         session: Where they meet.
         watch: What tells this one to end; what another one was told is noted there.
+
+    Attributes:
+        is_broken: Whether another worker did not say when it can: it has died, perhaps, and nothing can be saved.
     """
 
     def __init__(self, session: Session, watch: PreemptionWatch) -> None:
         self._session = session
         self._watch = watch
+        self.is_broken = False
         self._step = 0
         self._has_said = False
         self._lock = threading.Lock()
@@ -50,16 +57,18 @@ class Appointment:
         """Say whether this is the step; called when this worker, or another, was told to end.
 
         Args:
-            step: Steps done; this worker has come to its end, and can save here.
-
-        Raises:
-            WorkerError: Another worker did not say when it can, in time.
+            step: Steps done; this worker has come to their end, and can save here.
         """
         self._step = step
         assert self._watch.request is not None
         self._note(f"leave.because-{self._session.index}", self._watch.request.cause)
         self._say(str(step))
-        steps = self._session.wait_for(self._all, self._missing, timeout_secs=self._watch.secs_left)
+        try:
+            steps = self._session.wait_for(self._all, self._missing, timeout_secs=self._watch.secs_left)
+        except WorkerError as error:
+            _log.error("%s", error)
+            self.is_broken = True
+            return True
         return _END not in steps and step >= max(map(int, steps))
 
     def passes(self, step: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit import finished_fits, fit_model, randomness
+from ckptkit.appointment import Appointment
 from ckptkit.callback_state import CallbackStates
 from ckptkit.combinators import leaves
 from ckptkit.errors import (
@@ -48,6 +49,7 @@ from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
+from ckptkit.unsaved_random import say_what_is_lost
 from ckptkit.which_keras import keras
 
 __all__ = ["TrainingCheckpoint"]
@@ -182,11 +184,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             grace_secs=self._options.grace_secs,
             code=self._options.preemption_code,
         )
+        self._appointment: Appointment | None = None
         self._held: Held | None = None  # as the validation that is under way has found it
         self._place = Place()
         self._resumed_from: CheckpointRecord | None = None
         self._step = self._epochs_first_step = 0
-        self._is_validated = False
+        self._is_validated = self._has_said = False
         self._metrics: dict[str, float] = {}  # of the epoch that has just ended
 
     @property
@@ -253,6 +256,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
         self._inputs.begin_at(None)
         self._restore(dataset, first_epoch(frame))
+        self._meet()
         self._begin_where_it_was()
         AfterAll(
             self,
@@ -316,6 +320,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
         self._step = self._epochs_first_step + batch
         self._metrics = {}
+        if self._appointment is not None:
+            self._appointment.passes(self._step)
         if self._watch.request is not None:  # and not one call more: this is in every step's way
             self._heed(batch, lambda: self._state(batch, logs()))
         self.manager.maybe_save(
@@ -326,7 +332,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Hold everything as it is, before other callbacks and the validation itself change any of it."""
         assert self._inputs is not None
         self._inputs.begin_validation(validation_input(self.model), self._heed_in_validation)
-        if self._options.save_on_preemption:
+        if self._options.save_on_preemption and self._appointment is None:  # else all come to its end first
             self._held = self.manager.take(self._state(self._inputs.batches_done, epoch_logs(), validating=True))
             self._heed_in_validation()
 
@@ -346,6 +352,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if due or (is_last and self._options.final_save):
             self._save(self._state(0))
+        if self._appointment is not None:
+            self._appointment.passes(self._step)
         self._heed(0, lambda: self._state(0))
         if metrics:
             self.manager.require_monitors(metrics, epoch + 1, is_complete=True, is_validated=self._is_validated)
@@ -356,8 +364,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._options.final_save and self._step != self.manager.saved_step:  # that of the last epoch may have failed
             self._save(self._state(0))
             self.manager.wait_until_finished()
-        self._heed(0, lambda: self._state(0))
+        self._heed(0, lambda: self._state(0), is_end=True)
         self._watch.end()
+        self._part()
         self.manager.close()
         self._fits = self._passed((*self._fits, self._now if self._place.is_over else self._fit_state(0)))
         self._others.let_go()
@@ -366,15 +375,32 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     # Preemption ------------------------------------------------------------------------------------------------------
 
-    def _heed(self, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None) -> None:
-        """Save and leave, if that was asked for; without a state nothing is saved."""
+    def _meet(self) -> None:
+        """Get ready to leave together with the other workers, if there are any."""
+        self._part()
+        session = self.manager.meet() if self._options.save_on_preemption else None
+        if session is not None:
+            self._appointment = Appointment(session, self._watch)
+            self._appointment.passes(self._step)
+
+    def _part(self) -> None:
+        if self._appointment is not None:
+            self._appointment.end()
+            self._appointment = None
+
+    def _heed(self, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None, *, is_end: bool = False) -> None:
+        """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
         if self._watch.request is None:
             return
+        if self._appointment is not None and not is_end:
+            if not self._appointment.is_due(self._step):
+                return
+            state = None if self._appointment.is_broken else state
         save = None if state is None else lambda options: self._save(state(), batch, options)
         self._leave(self._step, save)
 
     def _heed_in_validation(self) -> None:
-        if self._watch.request is None:
+        if self._watch.request is None or self._appointment is not None:
             return
         assert self._inputs is not None
         batch = self._inputs.batches_done
@@ -390,6 +416,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             leave(self._watch, self.manager, step, save)
         finally:
             self._release()
+            self._part()
             self.manager.close()
 
     # Inside ----------------------------------------------------------------------------------------------------------
@@ -415,6 +442,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
         def before(record: CheckpointRecord, state: Mapping[str, Any]) -> None:
             place = Place.find(fits_of(record, state), done=done, epochs=self.params["epochs"])
+            if record.workers != self.manager.workers:
+                place = place.shared_out_anew(is_new=self.manager.worker >= record.workers)
             self._move_to(place, record, initial_epoch)
             fit_model.build(self.model, dataset, self._now.model)
 
@@ -512,6 +541,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
 
     def _state(self, batch: int, logs: Mapping[str, Any] | None = None, *, validating: bool = False) -> dict[str, Any]:
+        if not self._has_said and not self.model.run_eagerly:  # operations outside of graphs have a state that is saved
+            say_what_is_lost(self.manager.objects())
+        self._has_said = True
         return RunState((*self._fits, self._fit_state(batch, logs, validating=validating))).to_values(STATE)
 
     def _save(self, state: dict[str, Any], batch: int = 0, options: tf.train.CheckpointOptions | None = None) -> None:

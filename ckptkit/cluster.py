@@ -1,6 +1,6 @@
 """The workers of a ``tf.distribute.MultiWorkerMirroredStrategy``: which of them this process is, and what all agree on.
 
-    cluster = cluster_of(model.variables)            # None where one process trains alone
+    cluster = cluster_of(variables)                  # None where one process trains alone
     cluster.is_chief
     cluster.told({"name": "ckpt-1200"})              # what the chief has said, in every worker
     cluster.failed(fine=True)                        # the numbers of those that say no
@@ -105,8 +105,8 @@ def cluster_of(variables: Iterable[Any]) -> Cluster | None:
     """Return the workers that variables are trained by; None if it is this process alone.
 
     Args:
-        variables: Variables of TensorFlow or Keras, distributed or not, or none: then the strategy whose scope this is
-            in.
+        variables: Variables of TensorFlow, distributed or not, or other objects that know their strategy. If none does,
+            it is the strategy whose scope this is in.
     """
     strategies = [getattr(each, "distribute_strategy", None) for each in variables]
     for strategy in (*strategies, tf.distribute.get_strategy()):

@@ -19,12 +19,14 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tensorflow as tf
 
 from ckptkit.artifacts import write_all
 from ckptkit.callbacks import TrainingCheckpoint
+from ckptkit.cluster import Cluster, cluster_of
 from ckptkit.errors import ExportError
 from ckptkit.export import facts, versions
 from ckptkit.export.formats import why_not
@@ -145,11 +147,17 @@ class ExportOnCompletion(keras.callbacks.Callback):
                 f"nothing to export to {self.path}: no checkpoint has a value to rank by, it was NaN or missing in "
                 'every epoch.\nExport the final model with which="final", or mend what is monitored.'
             )
-        if self._is_done(made):
+        cluster = cluster_of([self.model])
+        is_done = self._is_done(made)
+        if is_done if cluster is None else cluster.told(is_done):
             _log.info("%s is there already, made from step %d of this run.", self.path, made["step"])
             return
         title = f"exporting {os.path.basename(os.path.abspath(self.path))}"
-        with self._weights_to_export(), progress(title, len(self._formats) + 1 + self._verify) as step:
+        with (
+            _together(cluster, self.path),
+            self._weights_to_export(),
+            progress(title, len(self._formats) + 1 + self._verify) as step,
+        ):
 
             def write(folder: str) -> None:
                 is_version = self._versions is not None
@@ -158,6 +166,14 @@ class ExportOnCompletion(keras.callbacks.Callback):
                 if not is_version:
                     facts.write(os.path.join(folder, _FACTS), noted)
 
+            if cluster is not None and not cluster.is_chief:
+                # TensorFlow asks all workers while one of them writes: the others write to where nobody looks.
+                with (
+                    TemporaryDirectory() as scratch,
+                    replaced(os.path.join(scratch, "export"), overwrite=False) as folder,
+                ):
+                    write(folder)
+                return
             if self._versions is not None:
                 number = versions.publish(self.path, write, max_versions=self._versions)
                 _log.info("published version %d of %s.", number, self.path)
@@ -198,3 +214,17 @@ class ExportOnCompletion(keras.callbacks.Callback):
         assert self._training is not None
         with self._training.manager.borrowed(source):
             yield
+
+
+@contextmanager
+def _together(cluster: Cluster | None, path: str) -> Iterator[None]:
+    """Wait until all workers are done, and let none go on if one of them could not."""
+    try:
+        yield
+    except BaseException:
+        if cluster is not None:
+            cluster.failed(fine=False)
+        raise
+    failed = [] if cluster is None else cluster.failed(fine=True)
+    if cluster is not None and failed:
+        raise ExportError(f"nothing was exported to {path}: {cluster.names(failed)} could not, as its log says.")

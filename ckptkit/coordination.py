@@ -49,12 +49,21 @@ class Session:
         index: The number of this worker, 0 for the chief.
         names: What each worker is called.
         timeout_secs: How long to wait for another one, None for as long as it takes.
+        progress: Returns what changes as long as the chief is writing: waiting for it begins anew with every change.
     """
 
-    def __init__(self, folder: str, index: int, names: Sequence[str], timeout_secs: float | None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        index: int,
+        names: Sequence[str],
+        timeout_secs: float | None,
+        progress: Callable[[], object] = lambda: None,
+    ) -> None:
         self.folder = folder
         self.index = index
         self.names = tuple(names)
+        self.progress = progress
         self._timeout_secs = timeout_secs
         self._hurry_at: float | None = None
         self._rounds = 0
@@ -93,7 +102,11 @@ class Session:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def wait_for(
-        self, look: Callable[[], _Found | None], missing: Callable[[], str], timeout_secs: float | None = None
+        self,
+        look: Callable[[], _Found | None],
+        missing: Callable[[], str],
+        timeout_secs: float | None = None,
+        progress: Callable[[], object] = lambda: None,
     ) -> _Found:
         """Look again and again until something is there.
 
@@ -101,16 +114,19 @@ class Session:
             look: Returns it, or None.
             missing: Says what is missing.
             timeout_secs: For how long, None for as long as the session waits.
+            progress: The time begins anew when what this returns has changed.
 
         Raises:
             WorkerError: It did not come in time.
         """
-        began, pause = time.monotonic(), _FIRST_PAUSE
+        began, pause, seen = time.monotonic(), _FIRST_PAUSE, progress()
         longest = self._timeout_secs if timeout_secs is None else timeout_secs
         while (found := look()) is None:
             if not threading.main_thread().is_alive():
                 self.hurry()  # the script has ended, and this is what the process waits for
             now = time.monotonic()
+            if (newest := progress()) != seen:
+                began, seen = now, newest
             limit = math.inf if longest is None else began + longest
             if self._hurry_at is not None:
                 limit = min(limit, self._hurry_at + _HURRY_SECS)
@@ -187,7 +203,7 @@ class SaveRound:
         Raises:
             WorkerError: It did not come in time, or the chief could not save.
         """
-        told = self._session.wait_for(lambda: self._read("common.json") or self._ended(), self._of_chief("written"))
+        told = self._wait_for_chief(lambda: self._read("common.json") or self._ended(), "written")
         self._require_saved(told)
         return told["sums"]  # type: ignore[no-any-return]
 
@@ -208,15 +224,16 @@ class SaveRound:
         Raises:
             WorkerError: It did not come in time, or the chief could not save.
         """
-        told = self._session.wait_for(self._ended, self._of_chief("committed"))
+        told = self._wait_for_chief(self._ended, "committed")
         with suppress(OSError):  # the chief has gone, perhaps, and its folder with it
             self._write(f"seen-{self._session.index}", None)
         self._require_saved(told)
 
     # Inside ------------------------------------------------------------------------------------------------------
 
-    def _of_chief(self, done: str) -> Callable[[], str]:
-        return lambda: f"{self._session.names[0]} has not {done} step {self._step}"
+    def _wait_for_chief(self, look: Callable[[], Any], done: str) -> Any:
+        missing = f"{self._session.names[0]} has not {done} step {self._step}"
+        return self._session.wait_for(look, lambda: missing, progress=self._session.progress)
 
     def _require_saved(self, told: Mapping[str, Any]) -> None:
         if told.get("error") is not None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError
+from ckptkit.input_position import shared_out_anew
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import FitState, RunState
 
@@ -50,6 +51,16 @@ class Place:
         """
         at, is_passed = fits[min(done, len(fits) - 1)], done < len(fits) - 1
         return cls(fits[:done], at, is_passed, is_passed or at.is_over(epochs))
+
+    def shared_out_anew(self, *, is_new: bool) -> Place:
+        """Return the place for another number of workers.
+
+        Args:
+            is_new: Whether this worker was none of those that saved: it has drawn no random numbers yet.
+        """
+        lengths = {"state": (), "per_epoch": None, "counted": None}
+        inputs = {name: {**shared_out_anew(place), **lengths} for name, place in self.now.inputs.items()}
+        return replace(self, now=replace(self.now, inputs=inputs, random={} if is_new else self.now.random))
 
     def require_epoch(self, initial_epoch: int, record: CheckpointRecord) -> None:
         """Refuse a call that is to begin behind what was saved.

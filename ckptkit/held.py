@@ -50,8 +50,7 @@ class HeldValue:
     """One value: its key, which part of a sliced variable it is ("" for all of it), and the tensor.
 
     Attributes:
-        reduction: How the value that is saved is made of those of all replicas, ``sum`` or ``mean``, where these are
-            in several processes; else "".
+        reduction: How the value that is saved is made of those of all replicas, ``sum`` or ``mean``; "" if it is this.
     """
 
     key: str
@@ -103,8 +102,7 @@ class Held:
             with BundleWriter(prefix, buffers) as writer:
                 while values:  # by pop alone: whatever else refers to a value holds it
                     _add(writer, values.pop())
-                if gather is not None:
-                    _add_parts(writer, gather(writer.entries), later, ours)
+                _add_parts(writer, () if gather is None else gather(writer.entries), later, ours)
         finally:
             values.clear()  # an error has this frame, and may be kept
         return Written(writer.entries, writer.staged_secs)
@@ -220,4 +218,8 @@ def _is_on_host(tensor: tf.Tensor) -> bool:
 
 def _is_common(value: HeldValue, common: Mapping[str, tf.Tensor]) -> bool:
     key = common_key(value.key)
-    return key is not None and key in common and value.tensor.numpy().tobytes() == common[key].numpy().tobytes()
+    return key is not None and key in common and _bytes(value.tensor) == _bytes(common[key])
+
+
+def _bytes(tensor: tf.Tensor) -> memoryview:
+    return bytes_of(np.ascontiguousarray(_array(tensor)))

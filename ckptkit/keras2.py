@@ -25,12 +25,13 @@ __all__ = [
     "VALIDATION_OF_FIT",
     "WRAPPERS",
     "asked_metrics",
-    "builder_of",
     "build_from",
+    "builder_of",
     "counts_of",
     "direction_of",
     "global_seed",
     "is_built",
+    "keeps_its_state",
     "keras",
     "seed_of",
     "set_global_seed",
@@ -128,6 +129,17 @@ def direction_of(metric: Any) -> str | None:
     name = "".join(part.title() for part in getattr(function, "__name__", "").split("_"))
     names = {name, *(kind.__name__ for kind in type(metric).__mro__)}
     return "up" if names & _UP else "down" if names & _DOWN else None
+
+
+def keeps_its_state(layer: Any) -> bool:
+    """Say whether the random numbers that a layer draws, if it does, come from a state that can be saved."""
+    generator = getattr(layer, "_random_generator", None)
+    if generator is None or generator._rng_type != backend.RandomGenerator.RNG_LEGACY_STATEFUL:
+        return True
+    amounts = [
+        getattr(layer, name) for name in ("rate", "dropout", "recurrent_dropout", "stddev") if hasattr(layer, name)
+    ]
+    return bool(amounts) and not any(amounts)
 
 
 def steps_of(optimizer: Any) -> int:

@@ -22,12 +22,13 @@ __all__ = [
     "VALIDATION_OF_FIT",
     "WRAPPERS",
     "asked_metrics",
-    "builder_of",
     "build_from",
+    "builder_of",
     "counts_of",
     "direction_of",
     "global_seed",
     "is_built",
+    "keeps_its_state",
     "keras",
     "seed_of",
     "set_global_seed",
@@ -98,6 +99,11 @@ def asked_metrics(model: keras.Model) -> list[Any]:
 def direction_of(metric: Any) -> str | None:
     """Return ``"up"`` if a metric is better when larger, ``"down"`` if when smaller, None if Keras does not say."""
     return getattr(metric, "_direction", None)
+
+
+def keeps_its_state(layer: Any) -> bool:
+    """Say whether the random numbers that a layer draws come from a state that can be saved."""
+    return True
 
 
 def steps_of(optimizer: Any) -> int:

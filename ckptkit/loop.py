@@ -24,6 +24,7 @@ from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import pack, unpack
+from ckptkit.unsaved_random import say_what_is_lost
 
 __all__ = ["TrainingLoop"]
 
@@ -231,6 +232,7 @@ class TrainingLoop:
             state["validation"] = self._validation.save(goes_on=False)
         if not self._said and self._input.way is not None:
             self._input.say()
+            say_what_is_lost(self.manager.objects())
             self._said = True
         return pack({**state, "random": randomness.capture()}, _STATE)
 
@@ -250,8 +252,10 @@ class TrainingLoop:
         """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
         if self._watch.request is None:
             return
-        if self._appointment is not None and not is_end and not self._appointment.is_due(self.step):
-            return
+        if self._appointment is not None and not is_end:
+            if not self._appointment.is_due(self.step):
+                return
+            state = None if self._appointment.is_broken else state
         save = None if state is None else lambda options: self._save(state(), options)
         leave(self._watch, self.manager, self.step, save)
 

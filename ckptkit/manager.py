@@ -82,8 +82,8 @@ class CheckpointManager:
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
         read_only: Look on without ever writing; needs no lock and always shows what is on the disk now.
         worker_timeout_secs: How long the workers of a ``MultiWorkerMirroredStrategy`` wait for each other at a save,
-            None for as long as it takes. All of them make a manager of the same directory, and save and restore at the
-            same steps; the first one writes.
+            None for as long as it takes; while the chief is writing they wait on. All of them make a manager of the
+            same directory, and save and restore at the same steps; the first one writes.
 
     Attributes:
         config: What each checkpoint says that the run is configured with, as JSON has it: these arguments by default.
@@ -575,6 +575,10 @@ class CheckpointManager:
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
         return self._reader.state(record)
+
+    def objects(self) -> list[Any]:
+        """Return every object that is saved, variables and what contains them."""
+        return [data.trackable for data in self._graph.live()]
 
     def leftovers(self) -> list[str]:
         """Return the names of restored values that still wait for their objects to be built."""

@@ -12,20 +12,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 import tensorflow as tf
 
-from ckptkit import errors, restoring
-from ckptkit.cluster import Cluster, said
-from ckptkit.errors import (
-    CheckpointDamagedError,
-    CheckpointError,
-    CheckpointMismatchError,
-    CheckpointNotFoundError,
-    WorkerError,
-)
+from ckptkit import restoring
+from ckptkit.agreement import Agreement, ChiefFailedError, proposed
+from ckptkit.cluster import Cluster
+from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError, CheckpointNotFoundError
 from ckptkit.finding import find, nothing_to_restore
 from ckptkit.ledger import Ledger
 from ckptkit.listing import MANIFEST, DirectoryReader, read_manifest
@@ -90,10 +85,16 @@ class Reader:
         Raises:
             WorkerError: Another worker could not.
         """
-        if cluster is None:
-            return self._restore(which, strict, before, lambda record: None)
-        self.index = cluster.index
-        return (self._lead if cluster.is_chief else self._follow)(which, strict, before, cluster)
+        if cluster is not None:
+            self.index = cluster.index
+            if not cluster.is_chief:
+                return self._follow(which, strict, before, cluster)
+        agreement = Agreement(cluster)
+        try:
+            return self._lead(which, strict, before, agreement)
+        except Exception as error:
+            agreement.give_up(error)
+            raise
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
         """Return what was saved beside the objects, as tensors on the host."""
@@ -105,59 +106,34 @@ class Reader:
         with self._opened(record) as file:
             restoring.restore(self._graph, file)
 
-    def _restore(
-        self, which: Which, strict: bool, before: Before | None, ready: Callable[[CheckpointRecord], None]
+    def _lead(
+        self, which: Which, strict: bool, before: Before | None, agreement: Agreement
     ) -> tuple[CheckpointRecord, restoring.Pending]:
         while True:
             self.refresh()
             try:
-                return self._first_of(self._wanted(which), which, strict, before, ready)
+                return self._first_of(self._wanted(which), which, strict, before, agreement)
             except _GoneError as error:
                 _log.info("%s was deleted by its writer while it was read; looking again.", error)
-
-    def _lead(
-        self, which: Which, strict: bool, before: Before | None, cluster: Cluster
-    ) -> tuple[CheckpointRecord, restoring.Pending]:
-        """Restore as the chief: what it has chosen and read it tells the others."""
-        has_told = False
-
-        def ready(record: CheckpointRecord) -> None:
-            nonlocal has_told
-            has_told = True
-            cluster.told({"name": record.name})
-            _require_all_ready(cluster, record)
-
-        try:
-            return self._restore(which, strict, before, ready)
-        except Exception as error:
-            if not has_told:
-                cluster.told({"error": type(error).__name__, "says": said(error)})
-            raise
 
     def _follow(
         self, which: Which, strict: bool, before: Before | None, cluster: Cluster
     ) -> tuple[CheckpointRecord, restoring.Pending]:
-        """Restore what the chief has chosen."""
-        told = cluster.told()
-        if "error" in told:
-            kind = getattr(errors, told["error"], CheckpointError)
-            raise kind(f"{told['says']}\n{cluster.name(0)} has said so.")
-        is_ready = False
-
-        def ready(record: CheckpointRecord) -> None:
-            nonlocal is_ready
-            is_ready = True
-            _require_all_ready(cluster, record)
-
-        try:
-            self.refresh()
-            named = [record for record in self._ledger.records if record.name == told["name"]]
-            record = (named or self._wanted(which))[0]
-            return record, self._restored(record, strict, before, ready)
-        except Exception:
-            if not is_ready:
-                cluster.failed(fine=False)
-            raise
+        """Restore what the chief proposes, as soon as it can read it itself."""
+        while True:
+            name, agreement = proposed(cluster), Agreement(cluster)
+            agreement.propose(name)
+            try:
+                self.refresh()
+                named = [record for record in self._ledger.records if record.name == name]
+                record = (named or self._wanted(which))[0]
+                return record, self._restored(record, strict, before, agreement)
+            except ChiefFailedError:
+                continue
+            except Exception:
+                with suppress(ChiefFailedError):
+                    agreement.failed()
+                    raise
 
     def _wanted(self, which: Which) -> list[CheckpointRecord]:
         """Return what to restore, in order of preference."""
@@ -173,12 +149,14 @@ class Reader:
         which: Which,
         strict: bool,
         before: Before | None,
-        ready: Callable[[CheckpointRecord], None],
+        agreement: Agreement,
     ) -> tuple[CheckpointRecord, restoring.Pending]:
         for record in records:
+            agreement.propose(record.name)
             try:
-                return record, self._restored(record, strict, before, ready)
+                return record, self._restored(record, strict, before, agreement)
             except CheckpointDamagedError as error:
+                agreement.failed()
                 if not _is_there(record):
                     raise _GoneError(record.prefix) from error
                 if which != "latest":
@@ -192,7 +170,7 @@ class Reader:
         record: CheckpointRecord,
         strict: bool,
         before: Before | None,
-        ready: Callable[[CheckpointRecord], None],
+        agreement: Agreement,
     ) -> restoring.Pending:
         # Opened first: what is verified, and what is deleted from here on, is what is read.
         with self._opened(record) as file:
@@ -204,7 +182,11 @@ class Reader:
                 if before is not None:
                     before(record, read_extras(file))
                 return restoring.restore(
-                    self._graph, file, strict=strict, foreign=record.foreign, ready=lambda: ready(record)
+                    self._graph,
+                    file,
+                    strict=strict,
+                    foreign=record.foreign,
+                    ready=lambda: agreement.ready(record.prefix),
                 )
             except CheckpointMismatchError as error:
                 why = _why_of_keras(record)
@@ -227,15 +209,6 @@ class Reader:
         finally:
             with self._lock:
                 self._ledger.being_read.remove(record.name)
-
-
-def _require_all_ready(cluster: Cluster, record: CheckpointRecord) -> None:
-    failed = cluster.failed(fine=True)
-    if failed:
-        raise WorkerError(
-            f"{record.prefix} was not restored: {cluster.names(failed)} of {cluster.count} could not read it, or it "
-            "does not fit there; the log of that worker says why. Nothing was assigned in any worker."
-        )
 
 
 def _why_of_keras(record: CheckpointRecord) -> str | None:

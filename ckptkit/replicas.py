@@ -65,9 +65,9 @@ def replicas_of(variable: Any) -> dict[int, tf.Variable]:
 
 
 def reduction_of(variable: Any) -> str:
-    """Return how to make the common value of what all workers hold: ``sum``, ``mean``, or "" if any of them has it."""
+    """Return how to make the common value of what all replicas hold: ``sum``, ``mean``, or "" if the first has it."""
     inside = unwrapped(variable)
-    if not is_distributed(inside) or cluster_of([inside]) is None:
+    if replica_count(inside) == 1:
         return ""
     if getattr(inside, "synchronization", None) != tf.VariableSynchronization.ON_READ:
         return ""

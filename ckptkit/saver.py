@@ -133,7 +133,7 @@ class Saver:
             raise CheckpointSaveError(f"{cluster.name(0)} cannot write checkpoints: {told['error']}")
         names = [cluster.name(number) for number in range(cluster.count)]
         folder = self._store.session_folder(told["folder"])
-        session = Session(folder, cluster.index, names, self._worker_timeout_secs)
+        session = Session(folder, cluster.index, names, self._worker_timeout_secs, self._store.written_so_far)
         blind = cluster.failed(fine=session.is_there())
         if blind:
             self._free_directory()

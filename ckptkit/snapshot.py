@@ -26,6 +26,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.checkpoint import checkpoint as tf_checkpoint
 from tensorflow.python.checkpoint import checkpoint_options, graph_view, save_util, util
 from tensorflow.python.checkpoint import restore as tf_restore
+from tensorflow.python.distribute import values as distributed_values
 from tensorflow.python.eager import context, execute
 from tensorflow.python.ops import resource_variable_ops, stateful_random_ops
 from tensorflow.python.trackable import base
@@ -77,6 +78,8 @@ _PLAIN_SERIALIZERS = (
     *(wrapper._serialize_to_tensors for wrapper in WRAPPERS),
     resource_variable_ops.BaseResourceVariable._serialize_to_tensors,
 )
+# Whose value is in their replicas' variables, and nowhere else.
+_DISTRIBUTED = (distributed_values.MirroredVariable, distributed_values.SyncOnReadVariable)
 _new_graph = trackable_object_graph_pb2.TrackableObjectGraph
 
 
@@ -121,7 +124,7 @@ class CheckpointGraph:
         savables = [*tensors, *states]
         serialized = save_util._get_and_write_tensors_to_serialize(savables, node_ids, None, None, whole)
         util.add_checkpoint_values_check(whole)
-        plain = {id(owner): key for owner, key in _plain_variables(serialized)}
+        plain = {id(owner): key for owner, key in _readable_variables(serialized)}
         others = [each for each in savables if id(each.trackable) not in plain and _may_have_values(each.trackable)]
         objects = [each.trackable for each in data if not isinstance(each.trackable, _Addition)]
         plan = _Plan(
@@ -144,6 +147,7 @@ class CheckpointGraph:
         """Return the workers that train these objects together, None if it is this process alone."""
         if not is_in_cluster():
             return None
+        # Models of Keras 2 know their strategy as variables do, and may have none of these yet.
         return cluster_of(unwrapped(data.trackable) for data in self.live())
 
     def live(self) -> list[Any]:
@@ -169,6 +173,7 @@ class _Read:
     handles: tuple[tf.Tensor, ...]
     large: tuple[tf.Tensor, ...]
     attributes: tuple[Any, ...]
+    reductions: tuple[str, ...]
 
     def values(self) -> Iterator[HeldValue]:
         with tf.device(self.device):  # their own: the copy to the host is the writer's work
@@ -177,7 +182,7 @@ class _Read:
             tensors = execute.execute(
                 b"_ReadVariablesOp", len(self.handles), list(self.handles), self.attributes, context.context()
             )
-        return map(HeldValue, self.keys, itertools.repeat(""), tensors)
+        return map(HeldValue, self.keys, itertools.repeat(""), tensors, self.reductions)
 
 
 @dataclass(frozen=True)
@@ -414,13 +419,14 @@ def _may_have_values(trackable: Any) -> bool:
     return saveable_object_util.trackable_has_serialize_to_tensor(trackable) or not is_usual or bool(gather())
 
 
-def _plain_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
+def _readable_variables(serialized: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
     """Yield each variable that can be read with the others in one go, and its key."""
     for each, tensors in serialized.items():
-        variable = _plain_variable(each)
-        if variable is not None and not _is_empty(variable):
+        owner = _owner(each)
+        variable = _plain_variable(owner)
+        if (variable is not None and not _is_empty(variable)) or type(unwrapped(owner)) in _DISTRIBUTED:
             (key,) = tensors
-            yield each, key
+            yield owner, key
 
 
 def _plain_variable(trackable: Any) -> tf.Variable | None:
@@ -432,19 +438,32 @@ def _plain_variable(trackable: Any) -> tf.Variable | None:
     return variable if all(each in _PLAIN_SERIALIZERS for each in serializers) else None
 
 
+def _parts(owner: Any, key: str) -> Iterator[tuple[tf.Variable, str, str]]:
+    """Yield the variables that an object's value is in, each with its key and how the value is made of all."""
+    variable = unwrapped(owner)
+    if not is_distributed(variable):
+        yield variable, key, ""
+        return
+    replicas, reduction = replicas_of(variable) or {0: variable.values[0]}, reduction_of(variable)
+    yield next(iter(replicas.values())), key, reduction
+    for number, replica in replicas.items():
+        if reduction or number:  # else it is the common value
+            yield replica, name_of(key, number, replica_count(variable)), ""
+
+
 def _reads(variables: Iterable[tuple[Any, str]]) -> tuple[_Read, ...]:
-    by_device: dict[str, list[tuple[tf.Variable, str]]] = {}
+    by_device: dict[str, list[tuple[tf.Variable, str, str]]] = {}
     for owner, key in variables:
-        variable = resource_variable(owner)
-        assert variable is not None
-        by_device.setdefault(variable.device, []).append((variable, key))
+        for part in _parts(owner, key):
+            by_device.setdefault(part[0].device, []).append(part)
     return tuple(
         _Read(
             device,
-            tuple(key for _, key in found),
-            tuple(variable.handle for variable, _ in found),
-            tuple(variable.handle for variable, _ in found if _is_large(variable)),
-            ("N", len(found), "dtypes", [variable.dtype.as_datatype_enum for variable, _ in found]),
+            tuple(key for _, key, _ in found),
+            tuple(variable.handle for variable, _, _ in found),
+            tuple(variable.handle for variable, _, _ in found if _is_large(variable)),
+            ("N", len(found), "dtypes", [variable.dtype.as_datatype_enum for variable, _, _ in found]),
+            tuple(reduction for _, _, reduction in found),
         )
         for device, found in by_device.items()
     )

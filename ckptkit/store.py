@@ -137,6 +137,10 @@ class Store(DirectoryReader):
         """Return the path of what :meth:`begin_session` has made, here or in another process."""
         return os.path.join(self._meta, os.path.basename(name))
 
+    def written_so_far(self) -> int:
+        """Return how many bytes there are of saves that are under way, in whatever process."""
+        return sum(size for folder in self.folders("tmp-") for size in sizes_inside(folder).values())
+
     def sizes(self, pending: Pending) -> dict[str, int]:
         """Return the size in bytes of each file written so far."""
         return sizes_in(pending.folder)

@@ -2,8 +2,10 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,24 @@ from tests.fork_server import ForkServer
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 IS_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")  # without loading it
 ROOT = Path(__file__).resolve().parent.parent
+MEMORY, ROOM = "/dev/shm", 4 * 2**30
+
+
+def in_memory(folder=MEMORY):
+    """Say whether tests can write to a folder in memory, where a flush takes no time: one with room, and direct writes.
+
+    What a flush is good for is asked of recorded system calls, in test_power_loss.py, and of no disk.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            os.close(os.open(file.name, os.O_WRONLY | getattr(os, "O_DIRECT", 0)))
+        return shutil.disk_usage(folder).free > ROOM
+    except OSError:
+        return False
+
+
+if in_memory():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)  # where tmp_path is
 
 
 def pytest_ignore_collect(collection_path):
@@ -86,7 +106,7 @@ def run_fork(fork_server):
     """Return a function that does what ``run_child`` returns does, in a process that has TensorFlow loaded already."""
 
     def run(*arguments, cwd=ROOT):
-        return printed(fork_server.run(*arguments, cwd=cwd))
+        return printed(fork_server.run(*arguments, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}))
 
     return run
 

@@ -69,8 +69,9 @@ def save(folder):
         saved = values(model)
         model.fit(*arrays(), batch_size=BATCH, verbose=0)
     names = [name for name, _ in tf.train.list_variables(folder) if name.startswith("_CKPTKIT_REPLICA")]
+    asked = [type(each.trackable).__name__ for each in manager._graph._plan.others]
     metrics = len(model.metrics_variables)
-    return {"saved": saved, "later": values(model), "names": names, "metrics": metrics}
+    return {"saved": saved, "later": values(model), "names": names, "metrics": metrics, "asked": asked}
 
 
 def restore(folder):

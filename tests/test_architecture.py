@@ -73,7 +73,7 @@ FLOORS = [
         "replicas",
         "untracked",
     },
-    {"held"},
+    {"agreement", "held"},
     {"snapshot"},
     {
         "callback_state",
@@ -83,6 +83,7 @@ FLOORS = [
         "randomness",
         "restoring",
         "run_state",
+        "unsaved_random",
     },
     {
         "export.architecture",

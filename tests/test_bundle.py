@@ -24,6 +24,8 @@ from ckptkit.slices import TensorSlice
 from ckptkit.table import decode_table, encode_table
 from tests.bundle_cases import DTYPES, FIXED, files, raw, restore, save, some
 
+pytestmark = pytest.mark.core
+
 SHAPES = [(), (3,), (2, 0), (3, 4, 2)]
 STRINGS = {
     "words": np.array([[b"a", b""], [b"\xff\x00\xfe", b"x" * 20_000]], object),

@@ -14,6 +14,8 @@ from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
 from ckptkit.slices import TensorSlice, slice_key
 from ckptkit.table import decode_table, encode_table
 
+pytestmark = pytest.mark.core
+
 KERNEL = Entry("kernel", "float32", (2, 3), 0, 64, 24, 0x12345678)
 ROWS = TensorSlice.parse("0,2:-"), TensorSlice.parse("2,3:-")
 SLICED = Entry(

@@ -10,6 +10,8 @@ from ckptkit.bundle import Bundle
 from ckptkit.bundle_writer import BundleWriter
 from tests.bundle_cases import files, raw, restore, save, some
 
+pytestmark = pytest.mark.core
+
 VALUES = {
     "b/kernel": some("float32", (7, 3)),
     "a": some("string", (3, 2)),

@@ -139,6 +139,16 @@ def test_a_checkpoint_that_does_not_fit_in_one_worker_is_restored_in_none(fork_s
     assert "CheckpointMismatchError: cannot restore" in odd.err
 
 
+def test_if_the_newest_checkpoint_is_damaged_all_take_the_one_before_it(fork_server, told):
+    directory = copied(told, "damaged")
+    older, newest = committed(directory)[-2:]
+    data = directory / f"ckpt-{newest}.data-00000-of-00001"
+    data.write_bytes(bytes(100) + data.read_bytes()[100:])
+    workers = run_workers(fork_server, 2, directory, {"data": "distributed"})
+    assert [worker.result["resumed"] for worker in workers] == [older, older]
+    assert "Falling back to the one before it" in workers[0].err
+
+
 def test_a_directory_that_another_run_writes_to_is_an_error_of_all(fork_server, folder):
     directory = folder / "locked"
     lock = Store(str(directory)).lock()

@@ -81,6 +81,17 @@ def test_the_others_name_the_chief(folder):
 
 
 @pytest.mark.parametrize("ask", ["common", "committed"])
+def test_a_chief_that_is_still_writing_is_waited_for(folder, ask):
+    written = iter(range(20))
+    session = Session(folder, 1, NAMES, 0.2, lambda: next(written, 20))
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="the chief"):
+        getattr(session.begin(1, durable=False), ask)()
+    assert next(written, 20) == 20
+    assert time.monotonic() - began > 0.4
+
+
+@pytest.mark.parametrize("ask", ["common", "committed"])
 def test_what_the_chief_could_not_save_is_an_error_of_all(folder, ask):
     chief, other = rounds(folder, 2)
     chief.end("No space left on device")

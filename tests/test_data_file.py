@@ -13,6 +13,8 @@ import pytest
 
 from ckptkit.data_file import DataFile
 
+pytestmark = pytest.mark.core
+
 DIRECT = getattr(os, "O_DIRECT", 0)
 MB = 1 << 20
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,6 +26,9 @@ from ckptkit import CheckpointManager
 from ckptkit.policies import EverySteps
 from ckptkit.preservation import Best, Latest
 from ckptkit.snapshot import Held
+from ckptkit.which_keras import WRAPPERS, keras
+
+pytestmark = pytest.mark.core
 
 SEEDS = range(300)
 HOUR = 3600.0
@@ -97,7 +99,8 @@ class Side:
             kind, number, check_interval = values
             self.number.assign(number)
             numbers = {"counter": None, "int": number, "numpy": np.int64(number), "variable": self.number}
-            numbers["tensor"], numbers["keras"] = tf.constant(number, tf.int32), keras.Variable(number, dtype="int64")
+            of_keras = WRAPPERS[0] if WRAPPERS else tf.Variable
+            numbers["tensor"], numbers["keras"] = tf.constant(number, tf.int32), of_keras(number, dtype="int64")
             return self.relative(self.manager.save(numbers[kind], check_interval))
         if name == "train":
             value, steps = values

@@ -10,6 +10,8 @@ from ckptkit.dtypes import bytes_of, dtype_name, dtype_number, name_of, numpy_dt
 from ckptkit.errors import UnsupportedBundleError
 from tests.bundle_cases import DTYPES
 
+pytestmark = pytest.mark.core
+
 
 def test_every_type_that_tensorflow_has_is_known_by_its_name_and_number():
     assert {dtype_name(dtype.as_datatype_enum): dtype.as_datatype_enum for dtype in DTYPES} == {

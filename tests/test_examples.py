@@ -7,8 +7,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_train_digits_is_killed_resumed_and_exported(run_child):
-    told = run_child("examples/train_digits.py")
+def test_train_digits_is_killed_resumed_and_exported(run_fork):
+    told = run_fork("examples/train_digits.py")
     killed = re.search(r"killed by SIGKILL .* newest checkpoint is step (\d+)", told)
     resumed = re.search(r"resumed from step (\d+)", told)
     assert int(killed[1]) == int(resumed[1]) >= 100
@@ -20,8 +20,8 @@ def test_train_digits_is_killed_resumed_and_exported(run_child):
     assert re.search(r"ckpt-360 \(latest\)", told)
 
 
-def test_custom_loop_ends_with_the_same_weights_with_and_without_a_kill(run_child):
-    told = run_child("examples/custom_loop.py")
+def test_custom_loop_ends_with_the_same_weights_with_and_without_a_kill(run_fork):
+    told = run_fork("examples/custom_loop.py")
     ends = re.findall(r"ended at step 270 with test accuracy (0\.\d+), weights (\w+)", told)
     assert len(ends) == 2
     assert ends[0] == ends[1]
@@ -46,8 +46,8 @@ def test_serve_versions_is_followed_by_a_reader_and_rolled_back(run_child):
     assert "versions (1, 2, 3, 4), labels {'canary': 4, 'stable': 2}" in told
 
 
-def test_configured_keeps_what_the_file_says_and_tells_what_another_one_changes(run_child):
-    told = run_child("examples/configured.py")
+def test_configured_keeps_what_the_file_says_and_tells_what_another_one_changes(run_fork):
+    told = run_fork("examples/configured.py")
     first, second = told.split("2. Two more, by another file\n")
     assert "started afresh" in first
     assert {"90", "120", "135"} <= set(re.findall(r"ckpt-(\d+)", first))

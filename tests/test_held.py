@@ -19,6 +19,8 @@ from ckptkit.replicas import name_of
 from ckptkit.snapshot import CheckpointGraph
 from ckptkit.staging import PIECE_BYTES, StagingBuffers
 
+pytestmark = pytest.mark.core
+
 ELEMENTS = PIECE_BYTES // 4  # float32 of one piece of memory
 SMALL = 1000
 

@@ -17,6 +17,8 @@ from ckptkit.records import CheckpointRecord
 from ckptkit.state_file import StateFile
 from tests.policy_cases import preservation_policies, steady_policies, unions
 
+pytestmark = pytest.mark.core
+
 HOUR = 3600.0
 
 

@@ -24,6 +24,8 @@ from ckptkit.records import Manifest, TensorInfo
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
 
+pytestmark = pytest.mark.core
+
 TENSORS = tuple(TensorInfo(f"layer{i}/kernel", "float32", (64, 10), 2560) for i in range(100))
 
 

@@ -29,6 +29,8 @@ from ckptkit.preservation import All
 from ckptkit.ranking import best_values
 from tests.policy_cases import WHEN, contexts, counts, modes, public_classes, save_policies
 
+pytestmark = pytest.mark.core
+
 strides = st.lists(st.integers(0, 50), max_size=20)
 
 

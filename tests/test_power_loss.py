@@ -216,7 +216,7 @@ class Values:
     def release(self):
         pass
 
-    def write(self, prefix, buffers):
+    def write(self, prefix, buffers, gather):
         from ckptkit.held import Written
 
         with BundleWriter(prefix, buffers) as writer:

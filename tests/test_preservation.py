@@ -40,6 +40,8 @@ from tests.policy_cases import (
     unions,
 )
 
+pytestmark = pytest.mark.core
+
 waits = st.floats(0, 500)
 
 

@@ -24,6 +24,8 @@ from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
 from ckptkit.reading import CheckpointFile
 from ckptkit.table import encode_table
 
+pytestmark = pytest.mark.core
+
 
 def address(tensor: tf.Tensor) -> int:
     return int(tensor.__array__().__array_interface__["data"][0])

@@ -16,19 +16,27 @@ COMMANDS = dict(re.findall(r"^## (Run it|Test it)\n\n    (.+)$", README, re.MULT
 pytestmark = pytest.mark.slow
 
 
-def test_every_block_runs_and_prints_what_stands_below_it(run_child, tmp_path):
+def test_every_block_runs_and_prints_what_stands_below_it(run_fork, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     script = tmp_path / "blocks.py"
     script.write_text("\nprint('=====')\n".join(BLOCKS), encoding="utf-8")
-    printed = run_child(str(script), cwd=tmp_path).split("=====\n")
-    assert len(printed) == len(BLOCKS) == 11
-    assert len(PRINTED) == 3
+    printed = run_fork(str(script), cwd=tmp_path).split("=====\n")
+    assert len(printed) == len(BLOCKS) == 13
+    assert len(PRINTED) == 4
     assert [text for text in printed if text in PRINTED] == PRINTED
     assert sorted(path.name for path in (tmp_path / "export" / "best").iterdir()) == [
         "export.json",
         "model.h5",
         "saved_model",
     ]
+
+
+@pytest.mark.core
+def test_the_block_for_keras_2_runs_on_either_keras(run_fork, tmp_path):
+    script = tmp_path / "block.py"
+    script.write_text(next(block for block in BLOCKS if "TF_USE_LEGACY_KERAS" in block), encoding="utf-8")
+    run_fork(str(script), cwd=tmp_path)
+    assert (tmp_path / "runs" / "tf_keras" / "checkpoint").exists()
 
 
 def test_the_first_block_is_a_model_fit_of_twelve_lines():

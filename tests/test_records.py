@@ -23,6 +23,8 @@ from ckptkit.records import (
     split_number,
 )
 
+pytestmark = pytest.mark.core
+
 counts = st.integers(0, 2**63)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(min_size=1, max_size=50).filter(

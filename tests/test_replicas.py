@@ -44,6 +44,10 @@ def test_what_is_held_is_put_back_replica_by_replica(scenes):
     assert scenes["hold"]["put back"] == scenes["hold"]["before"] != scenes["hold"]["later"]
 
 
+def test_contract_mirrored_variables_are_read_with_all_others_and_not_asked_one_by_one(scenes):
+    assert scenes["save"]["asked"] == []
+
+
 def test_a_loop_on_two_devices_goes_on_with_the_same_bits_in_every_replica(scenes):
     whole, left, again = scenes["loop"], scenes["loop_left"], scenes["loop_again"]
     assert again["resumed"] == 4 < left["step"] < again["step"] == whole["step"]

@@ -25,6 +25,8 @@ from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
 
+pytestmark = pytest.mark.core
+
 CALLS = ("fsync", "rename", "replace", "link", "unlink", "rmdir")
 
 
@@ -1115,3 +1117,13 @@ def test_what_plain_tensorflow_wrote_over_ours_is_usable_and_no_damage(store, co
     listing = store.scan()
     assert (len(listing.records), listing.damaged) == (1, {})
     store.verify(listing.records[0])
+
+
+def test_what_is_under_way_can_be_seen_to_grow(store, tmp_path):
+    assert store.written_so_far() == 0
+    pending = store.begin("ckpt-1")
+    with open(pending.prefix + ".index", "wb") as file:
+        file.write(bytes(7))
+    with open(os.path.join(os.path.dirname(pending.folder), "tmp-file"), "wb") as file:
+        file.write(bytes(100))
+    assert store.written_so_far() == 7

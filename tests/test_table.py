@@ -11,6 +11,8 @@ from ckptkit.errors import CheckpointDamagedError
 from ckptkit.table import decode_table, encode_table
 from ckptkit.varint import decode_varint, encode_varint
 
+pytestmark = pytest.mark.core
+
 SMALL = [(b"", b"header"), *((b"layer/%02d/kernel" % n, b"value %d" % n) for n in range(20)), (b"z", b"")]
 MAGIC = bytes.fromhex("57fb808b247547db")
 

@@ -26,6 +26,8 @@ from ckptkit.records import Manifest
 from ckptkit.verifying import Verification
 from tests.checkpoint_dirs import begin, files_in, flip, put_state, read, save, save_foreign, write
 
+pytestmark = pytest.mark.core
+
 SHARD, INDEX, MANIFEST = "ckpt-2.data-00000-of-00001", "ckpt-2.index", "ckpt-2.manifest.json"
 FOREIGN = "written by plain TensorFlow: no manifest says which tensors belong in it"
 

@@ -13,12 +13,12 @@ import sys
 import threading
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 import ckptkit
 from ckptkit.replicas import replicas_of
+from ckptkit.which_keras import keras
 
 EPOCHS, STEPS = 3, 6
 
