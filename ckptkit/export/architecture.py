@@ -14,7 +14,7 @@ import yaml
 
 from ckptkit.errors import ArtifactError
 from ckptkit.export.built import shape_told
-from ckptkit.export.custom_code import explained, refuse_code, require_layers
+from ckptkit.export.custom_code import explained, require_layers
 from ckptkit.export.origin import refuse_another
 from ckptkit.which_keras import keras
 
@@ -109,6 +109,5 @@ def _model(config: Any, custom_objects: Mapping[str, Any] | None, safe_mode: boo
         name = config["class_name"]
         config |= {"module": _MODULES_OF_KERAS_2.get(name), "registered_name": name}
     with explained(source, call):
-        refuse_code(config, safe_mode)
         require_layers(config, custom_objects)
         return keras.saving.deserialize_keras_object(config, dict(custom_objects or {}), safe_mode=safe_mode)
