@@ -132,6 +132,14 @@ def restore_on(devices, folder):
     return {"restored": values(model), "said": said.lines}
 
 
+def export(folder):
+    """Export what was trained on two devices."""
+    model, _ = trained()
+    before = values(model)
+    ckptkit.save_model(model, folder + "-export")
+    return {"before": before, "after": values(model)}
+
+
 def restore_plainly(folder):
     """Restore as a process without ckptkit does."""
     with strategy().scope():
@@ -181,7 +189,7 @@ def loop(folder, *, until=None):
 def main(folder):
     """Print what each scene saw."""
     directory = os.path.join(folder, "run")
-    scenes = {each.__name__: each for each in (save, restore, restore_by_tensorflow, hold, restore_plainly)}
+    scenes = {each.__name__: each for each in (save, restore, restore_by_tensorflow, hold, export, restore_plainly)}
     scenes["restore_before_the_build"] = restore_before_the_build
     scenes["loop"] = lambda at: loop(at + "-whole")
     scenes["loop_left"] = lambda at: loop(at + "-left", until=5)

@@ -84,6 +84,33 @@ def test_a_worker_that_says_nothing_is_named_when_the_time_is_over(tmp_path, cap
     appointed.end()
 
 
+def test_a_worker_says_one_step_and_no_other(tmp_path):
+    sessions = [Session(str(tmp_path), index, ["worker 0", "worker 1"], 20.0) for index in range(2)]
+    watches = [PreemptionWatch([], grace_secs=20.0) for _ in sessions]
+    one, other = (Appointment(session, watch) for session, watch in zip(sessions, watches))
+    one.passes(7)
+    other.passes(6)
+    watches[0].note("SIGTERM")
+    assert one.is_due(7)  # the other one says 7 by itself
+    assert not other.is_due(6)
+    assert other.is_due(7)
+    one.end()
+    other.end()
+    said = sorted(path.name for path in tmp_path.glob("leave.worker-*"))
+    assert said == ["leave.worker-0.at-7", "leave.worker-1.at-7"]
+
+
+def test_nobody_waits_for_one_that_has_come_to_its_end(tmp_path):
+    sessions = [Session(str(tmp_path), index, ["worker 0", "worker 1"], 20.0) for index in range(2)]
+    watch = PreemptionWatch([], grace_secs=20.0)
+    Appointment(sessions[0], PreemptionWatch([])).end()
+    other = Appointment(sessions[1], watch)
+    watch.note("SIGTERM")
+    assert not other.is_due(7)
+    assert not other.is_broken
+    other.end()
+
+
 def test_a_folder_that_has_gone_is_no_error_of_a_worker_that_ends(tmp_path):
     appointed = Appointment(Session(str(tmp_path / "gone"), 0, ["worker 0", "worker 1"], 20.0), PreemptionWatch([]))
     appointed.end()

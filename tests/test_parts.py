@@ -78,7 +78,8 @@ def test_the_common_value_is_made_of_those_of_all_replicas(tmp_path):
 def test_a_replica_of_another_worker_is_stored_where_it_differs_from_the_chiefs_first(tmp_path):
     chief = {"mean": 1.0, name_of("mean", 1, 4): 1.0}
     other = {"mean": 5.0, name_of("mean", 2, 4): 5.0, name_of("mean", 3, 4): 1.0}
-    assert read(saved_by(tmp_path, [chief, other]), 0, 2) == {"mean": 1.0, name_of("mean", 2, 4): 5.0}
+    prefix = saved_by(tmp_path, [chief, other])
+    assert read(prefix, 0, 2) == read(prefix, 1, 2) == {"mean": 1.0, name_of("mean", 2, 4): 5.0}
 
 
 def test_the_position_of_an_iterator_is_each_workers_own(tmp_path):

@@ -44,6 +44,10 @@ def test_what_is_held_is_put_back_replica_by_replica(scenes):
     assert scenes["hold"]["put back"] == scenes["hold"]["before"] != scenes["hold"]["later"]
 
 
+def test_an_export_leaves_every_replica_as_it_was(scenes):
+    assert scenes["export"]["after"] == scenes["export"]["before"]
+
+
 def test_contract_mirrored_variables_are_read_with_all_others_and_not_asked_one_by_one(scenes):
     assert scenes["save"]["asked"] == []
 

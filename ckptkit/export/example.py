@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from ckptkit.export.built import called_with
 from ckptkit.export.state import no_weights
+from ckptkit.replicas import replicas_of
 from ckptkit.which_keras import keras, tree
 
 __all__ = ["by_name", "inputs_like", "named", "outputs_of", "signature_of"]
@@ -138,9 +139,10 @@ def _made(spec: tf.TensorSpec, *, batch: int, random: np.random.Generator) -> np
 def _variables_kept(model: keras.Model) -> Iterator[None]:
     """Put back what a call changes: the state of a stateful RNN, a layer's counter."""
     changed = [*(each for each in model.non_trainable_variables if hasattr(each, "assign")), *no_weights(model)]
-    kept = [(variable, tf.identity(variable)) for variable in changed]
+    parts = [part for variable in changed for part in replicas_of(variable).values() or (variable,)]
+    kept = [(part, tf.identity(part)) for part in parts]
     try:
         yield
     finally:
-        for variable, value in kept:
-            variable.assign(value)
+        for part, value in kept:
+            part.assign(value)
