@@ -525,7 +525,7 @@ class CheckpointManager:
         self._saver.writer.wait()
         record, pending = self._reader.restore(which, strict=strict, before=before, cluster=self._workers())
         self._pending = pending if strict else None
-        if record.workers != self.workers and not self._read_only:
+        if record.workers != self.workers and not (record.foreign or self._read_only):
             _log.warning("%s", restoring.of_other_workers(record.prefix, record.workers, self.workers))
         self._ledger.resumed_from = record.name
         self.begin_at(record.step, record.epoch or 0)

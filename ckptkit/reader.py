@@ -124,9 +124,7 @@ class Reader:
             name, agreement = proposed(cluster), Agreement(cluster)
             agreement.propose(name)
             try:
-                self.refresh()
-                named = [record for record in self._ledger.records if record.name == name]
-                record = (named or self._wanted(which))[0]
+                record = self._proposed(name, which)
                 return record, self._restored(record, strict, before, agreement)
             except ChiefFailedError:
                 continue
@@ -134,6 +132,18 @@ class Reader:
                 with suppress(ChiefFailedError):
                     agreement.failed()
                     raise
+
+    def _proposed(self, name: str, which: Which) -> CheckpointRecord:
+        self.refresh()
+        for record in self._ledger.records:
+            if record.name == name:
+                return record
+        if which in ("latest", "best"):
+            raise CheckpointNotFoundError(
+                f"the chief restores {name}, and this worker does not see it in {self._store.directory}.\n"
+                "Give all workers the same directory, on a file system that they share."
+            )
+        return find(self._ledger, self._store.directory, which)
 
     def _wanted(self, which: Which) -> list[CheckpointRecord]:
         """Return what to restore, in order of preference."""

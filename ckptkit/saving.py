@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import tensorflow as tf
@@ -101,7 +102,8 @@ class SaveJob:
     def _end_round(self, error: str | None) -> None:
         joined, self._round = self._round, None
         if joined is not None:
-            joined.end(error)
+            with suppress(OSError):  # the others then wait in vain, and say so
+                joined.end(error)
 
     def _end(self, took: Took | None) -> None:
         if not self._has_ended:

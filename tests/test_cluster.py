@@ -149,6 +149,15 @@ def test_if_the_newest_checkpoint_is_damaged_all_take_the_one_before_it(fork_ser
     assert "Falling back to the one before it" in workers[0].err
 
 
+def test_a_checkpoint_that_one_worker_does_not_see_is_restored_in_none(fork_server, told):
+    directory = copied(told, "unseen-0")
+    case = {"apart": True, "data": "distributed"}
+    chief, other = run_workers(fork_server, 2, directory.parent / "unseen", case, patience_secs=20)
+    assert "WorkerError: " in chief.err
+    assert f"{directory}/ckpt-" in chief.err
+    assert "CheckpointNotFoundError: the chief restores ckpt-" in other.err
+
+
 def test_a_directory_that_another_run_writes_to_is_an_error_of_all(fork_server, folder):
     directory = folder / "locked"
     lock = Store(str(directory)).lock()
