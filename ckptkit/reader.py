@@ -129,9 +129,12 @@ class Reader:
             except ChiefFailedError:
                 continue
             except Exception:
-                with suppress(ChiefFailedError):
-                    agreement.failed()
-                    raise
+                with suppress(tf.errors.OpError):  # who has heard it has ended, perhaps, before this worker knows
+                    try:
+                        agreement.failed()
+                    except ChiefFailedError:
+                        continue
+                raise
 
     def _proposed(self, name: str, which: Which) -> CheckpointRecord:
         self.refresh()
