@@ -20,7 +20,7 @@ import tensorflow as tf
 from ckptkit import restoring
 from ckptkit.agreement import Agreement, ChiefFailedError, proposed
 from ckptkit.cluster import Cluster
-from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError, CheckpointNotFoundError
+from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError, CheckpointNotFoundError, WorkerError
 from ckptkit.finding import find, nothing_to_restore
 from ckptkit.ledger import Ledger
 from ckptkit.listing import MANIFEST, DirectoryReader, read_manifest
@@ -142,7 +142,7 @@ class Reader:
             if record.name == name:
                 return record
         if which in ("latest", "best"):
-            raise CheckpointNotFoundError(
+            raise WorkerError(  # and no CheckpointNotFoundError, which means a fresh start to whoever asks
                 f"the chief restores {name}, and this worker does not see it in {self._store.directory}.\n"
                 "Give all workers the same directory, on a file system that they share."
             )
