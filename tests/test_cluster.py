@@ -118,6 +118,14 @@ def test_those_that_are_left_end_by_themselves_and_name_who_died(fork_server, fo
     assert "/job:worker/replica:0/task:1" in chief.err
 
 
+def test_a_worker_that_hands_in_nothing_is_named_when_the_time_is_over(fork_server, folder):
+    directory = folder / "mute"
+    chief, _ = run_workers(fork_server, 2, directory, {"mute": 1, "timeout": 1.0, "sync": True})
+    assert chief.code == 1
+    assert f"CheckpointSaveError: save of ckpt-2 to {directory} failed: WorkerError worker 1 (127.0.0.1:" in chief.err
+    assert "of 2 did not hand in what it saved within 1 s." in chief.err
+
+
 def test_the_clock_that_counts_is_the_chiefs(fork_server, folder):
     directory = folder / "clock"
     workers = run_workers(fork_server, 2, directory, {"policy": "EverySecs(0.02) | EveryEpochs(3)"})

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import ckptkit
+from ckptkit.coordination import SaveRound
 from ckptkit.replicas import replicas_of
 from ckptkit.which_keras import keras
 
@@ -120,6 +121,8 @@ def main(folder, case):
         folder = f"{folder}-{index}"
     if options.get("kill", [])[:1] == [index] and isinstance(options["kill"][1], str):
         kill_at_file(options["kill"][1])
+    if options.get("mute") == index:
+        SaveRound.common = lambda joined: threading.Event().wait()
     dataset = globals()[options["data"]](strategy, index, workers)
     policy = eval(options["policy"], vars(ckptkit.policies)) if "policy" in options else None
     with ckptkit.CheckpointManager(
