@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ckptkit.which_keras import keras
+from ckptkit.which_keras import IS_LEGACY, keras
 
 __all__ = ["CallbackStates"]
 
@@ -42,7 +42,7 @@ _ATTRIBUTES: dict[type[Any], tuple[str, ...]] = {
         "_batches_seen_since_last_saving",
         "_last_batch_seen",
         "_current_epoch",
-        "epochs_since_last_save",
+        *(["epochs_since_last_save"] if IS_LEGACY else []),
     ),
     getattr(keras.callbacks, "OrbaxCheckpoint", _NotThere): (
         "best",
