@@ -8,6 +8,7 @@ import pytest
 from ckptkit.export.silence import without
 
 
+@pytest.mark.filterwarnings("always")
 def test_warnings_and_lines_of_the_log_that_start_so_are_left_out_and_no_others(caplog):
     with warnings.catch_warnings(record=True) as heard, without("You are", "Skipping (all)"):
         for said in ("You are saving", "Skipping (all) of it", "We are saving"):
