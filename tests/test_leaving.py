@@ -32,6 +32,8 @@ def directory(tmp_path):
 @pytest.fixture(autouse=True)
 def _the_default_handlers():
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    for number in numbers[:2]:  # a fit of another test that ended by an exception has told nobody
+        signal.signal(number, signal.SIG_DFL)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before

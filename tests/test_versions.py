@@ -416,6 +416,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from tests.test_versions import half_versions
 
 halves, seen = [], set()
+told("looks")
 while not select.select([sys.stdin], [], [], 0)[0]:
     found, numbers = half_versions(base)
     halves += found
@@ -428,6 +429,7 @@ def test_a_watcher_never_sees_a_version_without_all_its_files(base, quick_disk):
     base.mkdir()
     with processes(1, WATCH, base) as (watcher,):
         watcher.go_on()
+        watcher.reaches("looks")
         for turn in range(250):
             publish(base, writer(), max_versions=2)
             if turn % 20 == 19:
