@@ -110,7 +110,9 @@ class DirectoryReader:
             ordered = [self._foreign(name, files, shards) for name in there]
             damaged = {} if there else {name: why[name] or "" for name in listed if name not in passing}
         is_sure = bool(ordered) and not damaged and not any(record.foreign for record in ordered)
-        return Listing(tuple(ordered), dict(sorted(damaged.items(), key=_by_number)), state), is_sure
+        return Listing(
+            tuple(ordered), {name: damaged[name] for name in sorted(damaged, key=_by_number)}, state
+        ), is_sure
 
     def is_empty(self) -> bool:
         """Say whether there is nothing here that is a checkpoint's, or a writer's of checkpoints."""
@@ -373,10 +375,6 @@ def _sizes_of(folder: str, files: Iterable[str]) -> dict[str, int]:
         if stat.S_ISREG(found.st_mode):
             sizes[file] = found.st_size
     return sizes
-
-
-def _by_number(named: tuple[str, str]) -> tuple[str, int]:
-    return split_number(named[0]) or (named[0], -1)
 
 
 def sizes_in(folder: str) -> dict[str, int]:

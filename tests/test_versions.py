@@ -416,7 +416,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from tests.test_versions import half_versions
 
 halves, seen = [], set()
-told("looks")
+print("looks", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
     found, numbers = half_versions(base)
     halves += found
