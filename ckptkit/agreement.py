@@ -77,6 +77,7 @@ class Agreement:
         if self._cluster is not None and not self._is_reached:
             self.failed()
             self._cluster.told({"error": type(error).__name__, "says": said(error)})
+            self._cluster.settle()
 
 
 def proposed(cluster: Cluster) -> str:
@@ -87,6 +88,7 @@ def proposed(cluster: Cluster) -> str:
     """
     told = cluster.told()
     if "error" in told:
+        cluster.settle()
         kind = getattr(errors, told["error"], CheckpointError)
         raise kind(f"{told['says']}\n{cluster.name(0)} has said so.")
     return str(told["name"])

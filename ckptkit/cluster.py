@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import tensorflow as tf
@@ -86,7 +87,18 @@ class Cluster:
     def failed(self, *, fine: bool) -> list[int]:
         """Return the numbers of the workers that are not fine."""
         row = self._total([int(not fine and number == self.index) for number in range(self.count)])
-        return [number for number, is_failed in enumerate(row) if is_failed]
+        found = [number for number, is_failed in enumerate(row) if is_failed]
+        if found:
+            self.settle()
+        return found
+
+    def settle(self) -> None:
+        """Wait until all workers know what was said last: this one is about to end because of it.
+
+        Whose process ends takes from the others what TensorFlow has not told them yet.
+        """
+        with suppress(tf.errors.OpError):  # who has ended already knew
+            self._total([0])
 
     @property
     def _local_replicas(self) -> int:

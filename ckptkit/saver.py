@@ -127,9 +127,11 @@ class Saver:
                 told = {"folder": self._store.begin_session()}
             except BaseException as error:
                 cluster.told({"error": said(error)})
+                cluster.settle()
                 raise
         told = cluster.told(told)
         if "error" in told:
+            cluster.settle()
             raise CheckpointSaveError(f"{cluster.name(0)} cannot write checkpoints: {told['error']}")
         names = [cluster.name(number) for number in range(cluster.count)]
         folder = self._store.session_folder(told["folder"])

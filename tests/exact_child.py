@@ -242,7 +242,9 @@ def one_seed_off():
         begin(self)
         if self.resumed_from is not None:
             seed = seeds_of(self.model)[0]
-            seed.assign(seed + np.eye(1, seed.shape[0], dtype=seed.dtype.as_numpy_dtype)[0])
+            value = seed.numpy()
+            value[0] += 1
+            seed.assign(value)
 
     callbacks.TrainingCheckpoint._begin_where_it_was = spoilt
 
