@@ -39,8 +39,9 @@ def test_layers_are_made_again_with_their_seeds_where_they_were(tmp_path, name, 
 
 
 def test_a_file_of_keras_alone_is_read_as_layers_are_made_here(tmp_path):
-    keras.Sequential([keras.layers.Input((4,)), Drops()]).save(tmp_path / "model.keras")
-    assert no_weights(ckptkit.load_model(tmp_path / "model.keras")) == []
+    with seeds_in_variables(False):
+        keras.Sequential([keras.layers.Input((4,)), Drops()]).save(tmp_path / "model.keras")
+        assert no_weights(ckptkit.load_model(tmp_path / "model.keras")) == []
 
 
 @pytest.mark.parametrize("wanted", [True, False])
