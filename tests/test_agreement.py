@@ -95,6 +95,14 @@ def test_those_that_say_no_are_named():
     assert in_all_workers(3, lambda cluster: cluster.failed(fine=cluster.index == 1)) == 3 * [[0, 2]]
 
 
+def test_nobody_goes_on_from_a_no_before_all_have_heard_it():
+    def calls(fine):
+        return in_all_workers(2, lambda cluster: (cluster.failed(fine=fine), cluster.calls)[1])
+
+    assert calls(fine=True) == [1, 1]
+    assert calls(fine=False) == [2, 2]
+
+
 def test_a_message_that_is_too_long_is_refused_and_what_an_error_says_is_cut():
     with pytest.raises(ValueError, match="a message to all workers may take 2048 bytes, got 3002"):
         Cluster(object.__new__(type("Strategy", (), {})), 0, ("a:1", "b:2")).told("x" * 3000)

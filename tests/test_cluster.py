@@ -111,6 +111,17 @@ def test_another_number_of_workers_goes_on_and_says_what_is_exact(fork_server, t
         assert f"was saved by 2 workers that trained together, and there are {count} now. Exact are step" in worker.err
 
 
+def test_workers_with_shares_of_another_size_go_on_behind_as_many_batches(fork_server, folder):
+    directory = folder / "divided"
+    left = run_workers(fork_server, 2, directory, {"data": "divided", "every": 100, "told": [1, 7]}, patience_secs=20)
+    assert [worker.code for worker in left] == [143, 143]
+    step = committed(directory)[-1]
+    results = [worker.result for worker in run_workers(fork_server, 3, directory, {"data": "divided"})]
+    assert len({each["weights"] for each in results}) == 1
+    # Two workers have 6 batches an epoch, three have 4: what is left of the second epoch, and the third.
+    assert {each["step"] for each in results} == {step + max(0, 4 - (step - 6)) + 4}
+
+
 def test_those_that_are_left_end_by_themselves_and_name_who_died(fork_server, folder):
     case = {"every": 1, "kill": [1, 4], "timeout": 100}
     chief, other = run_workers(fork_server, 2, folder / "left", case, patience_secs=60)

@@ -36,6 +36,11 @@ def per_worker(strategy, index, workers):
     return data(workers).shard(workers, index).shuffle(24, seed=5 + index).batch(4)
 
 
+def divided(strategy, index, workers):
+    """Return this worker's part of data whose size does not grow with the number of workers."""
+    return data(2).shard(workers, index).shuffle(48, seed=5 + index).batch(4)
+
+
 def distributed(strategy, index, workers):
     """Return what TensorFlow shares among the workers."""
     return strategy.experimental_distribute_dataset(data(workers).shuffle(48, seed=5).batch(4 * workers))
