@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 
-import keras
 import pytest
 import tensorflow as tf
 
@@ -19,7 +18,10 @@ from ckptkit.leaving import leave
 from ckptkit.policies import EverySteps, Never
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.store import Store
+from ckptkit.which_keras import IS_LEGACY, keras
 from tests.test_callbacks import STEPS, X, Y, everything, fit, sequential
+
+pytestmark = pytest.mark.core
 
 
 @pytest.fixture
@@ -490,7 +492,8 @@ def test_a_step_that_needs_no_save_is_none(directory, watch, caplog):
 
 FIT = """
 import itertools, os, signal, sys, threading
-import keras, numpy as np
+import numpy as np
+from ckptkit.which_keras import keras
 import ckptkit
 from ckptkit.held import Held
 
@@ -545,6 +548,7 @@ def test_a_disk_that_hangs_does_not_keep_the_process_beyond_its_time_of_grace(fo
     assert f"{directory}/ckpt-1 is the newest complete checkpoint." in done.stderr
 
 
+@pytest.mark.skipif(IS_LEGACY, reason="its child begins anew by assigning what Keras 3 keeps in variables")
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("fit", 40), ("loop", 60)])
 def test_of_a_hundred_signals_at_random_times_all_are_saved_and_gone_on_from_bit_for_bit(

@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,7 +17,10 @@ from ckptkit.lock import DirectoryLock
 from ckptkit.policies import EveryEpochs, EverySecs, EverySteps, OnImprovement, OverheadBudget
 from ckptkit.preservation import Best, Latest
 from ckptkit.store import Store
+from ckptkit.which_keras import keras
 from tests.test_callbacks import digest
+
+pytestmark = pytest.mark.core
 
 
 @pytest.fixture

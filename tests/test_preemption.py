@@ -15,6 +15,8 @@ import pytest
 
 from ckptkit.preemption import Preempted, PreemptionWatch, request_preemption
 
+pytestmark = pytest.mark.core
+
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
 
 
