@@ -92,10 +92,11 @@ class Appointment:
 
     def _cause(self) -> str | None:
         """Return why a worker was told to end, None if none was."""
-        for name in self._names():
-            if name.startswith("leave.because-"):
-                with suppress(OSError), open(os.path.join(self._session.folder, name), encoding="utf-8") as file:
-                    return file.read()
+        with suppress(OSError):
+            for name in os.listdir(self._session.folder):
+                if name.startswith("leave.because-"):
+                    with open(os.path.join(self._session.folder, name), encoding="utf-8") as file:
+                        return file.read()
         return None
 
     def _all(self) -> list[str] | None:
@@ -108,12 +109,10 @@ class Appointment:
         return f"{' and '.join(late)} did not say at which step to leave"
 
     def _said(self) -> dict[int, str]:
-        start, found = "leave.worker-", {}
-        for name in self._names():
-            if name.startswith(start):
-                number, _, step = name.removeprefix(start).partition(".at-")
-                found[int(number)] = step
-        return found
+        try:
+            return self._session.said("leave.")
+        except OSError:  # the chief has gone, perhaps, and the folder with it
+            return {}
 
     def _say(self, step: str) -> None:
         with self._lock:
@@ -122,15 +121,6 @@ class Appointment:
                 self._note(f"leave.worker-{self._session.index}.at-{step}", "")
 
     def _note(self, name: str, content: str) -> None:
-        path = os.path.join(self._session.folder, name)
-        with suppress(OSError):  # the chief has gone, perhaps, and the folder with it
-            if not os.path.exists(path):
-                with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-                    file.write(content)
-                os.rename(f"{path}.tmp", path)
-
-    def _names(self) -> list[str]:
-        try:
-            return [name for name in os.listdir(self._session.folder) if not name.endswith(".tmp")]
-        except OSError:
-            return []
+        with suppress(OSError):  # as above
+            if not os.path.exists(os.path.join(self._session.folder, name)):
+                self._session.write(name, content)

@@ -22,7 +22,7 @@ from ckptkit.dtypes import OF_ANY_LENGTH, dtype_number, name_of
 from ckptkit.shard_stream import ShardStream
 from ckptkit.slices import TensorSlice, parse_shape_and_slice
 from ckptkit.staging import StagingBuffers
-from ckptkit.string_tensors import encode_strings, encode_variants
+from ckptkit.string_tensors import encode_elements
 
 __all__ = ["BundleWriter"]
 
@@ -118,8 +118,7 @@ class BundleWriter:
     def _append(self, key: str, name: str, values: np.ndarray[Any, Any], shard: int) -> Entry:
         stream = self._streams[shard]
         if name in OF_ANY_LENGTH:
-            encode = encode_strings if name == "string" else encode_variants
-            content, checksum = encode(values.reshape(-1).tolist())
+            content, checksum = encode_elements(name, values.reshape(-1).tolist())
             offset, _ = stream.append(content)
             return Entry(key, name, values.shape, shard, offset, len(content), checksum)
         array = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(values.shape)

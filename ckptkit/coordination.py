@@ -87,6 +87,26 @@ class Session:
             _remove(os.path.join(self.folder, f"{self._rounds - _KEPT}.ended.json"))
         return SaveRound(self, self._rounds, step, durable)
 
+    def said(self, start: str) -> dict[int, str]:
+        """Return what each worker has said, by its number: the end of a name like ``START`` + ``worker-1.at-1200``.
+
+        Raises:
+            OSError: The folder has gone.
+        """
+        found, start = {}, f"{start}worker-"
+        for name in os.listdir(self.folder):
+            if name.startswith(start):
+                number, _, what = name.removeprefix(start).partition(".at-")
+                found[int(number)] = what
+        return dict(sorted(found.items()))
+
+    def write(self, name: str, content: str) -> None:
+        """Write a file that is there whole or not at all."""
+        temporary = os.path.join(self.folder, f"tmp-{uuid.uuid4().hex}")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.rename(temporary, os.path.join(self.folder, name))
+
     def hurry(self) -> None:
         """Wait no longer than some seconds from now on: an error ends this process, and has perhaps ended others."""
         self._hurry_at = self._hurry_at or time.monotonic()
@@ -244,21 +264,13 @@ class SaveRound:
 
     def _handed_in(self) -> dict[int, int]:
         """Return the step of each worker that has handed in its part, by its number."""
-        found, start = {}, f"{self._number}.worker-"
-        for name in os.listdir(self._session.folder):
-            if name.startswith(start):
-                number, _, step = name.removeprefix(start).partition(".at-")
-                found[int(number)] = int(step)
-        return dict(sorted(found.items()))
+        return {number: int(step) for number, step in self._session.said(f"{self._number}.").items()}
 
     def _path(self, *names: str) -> str:
         return os.path.join(self._session.folder, f"{self._number}.{names[0]}", *names[1:])
 
     def _write(self, name: str, content: Any) -> None:
-        temporary = self._path(f"{name}-{uuid.uuid4().hex}")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.rename(temporary, self._path(name))
+        self._session.write(f"{self._number}.{name}", json.dumps(content))
 
     def _read(self, name: str) -> Any:
         try:

@@ -10,7 +10,7 @@ where it writes, would not be spared. What an accelerator holds is copied to the
 
 Of several workers one writes the checkpoint, and the others what they have for themselves:
 
-    part = held.write_own("part/own", sums_of(chiefs_entries), cluster)
+    held.write_own("part/own", sums_of(chiefs_entries), 1, 2)                  # worker 1 of 2
     held.write("run/ckpt-1", buffers, gather=lambda entries: [...])           # the chief, with the others' parts
 """
 
@@ -31,7 +31,7 @@ from ckptkit.checksums import crc32c
 from ckptkit.dtypes import OF_ANY_LENGTH, bytes_of
 from ckptkit.replicas import common_key, reduced
 from ckptkit.staging import StagingBuffers
-from ckptkit.string_tensors import encode_strings, encode_variants
+from ckptkit.string_tensors import encode_elements
 from ckptkit.varint import decode_varint
 from ckptkit.worker_keys import worker_key
 
@@ -167,9 +167,8 @@ def _is_like(value: HeldValue, known: Sequence[Any] | None) -> bool:
 
 def _checksum(dtype: str, array: np.ndarray[Any, Any]) -> int:
     if dtype in OF_ANY_LENGTH:
-        encode = encode_strings if dtype == "string" else encode_variants
-        return encode(array.reshape(-1).tolist())[1]
-    return crc32c(bytes_of(np.ascontiguousarray(array)))
+        return encode_elements(dtype, array.reshape(-1).tolist())[1]
+    return crc32c(_bytes(array))
 
 
 def _without_common(values: list[HeldValue]) -> list[HeldValue]:
@@ -218,8 +217,8 @@ def _is_on_host(tensor: tf.Tensor) -> bool:
 
 def _is_common(value: HeldValue, common: Mapping[str, tf.Tensor]) -> bool:
     key = common_key(value.key)
-    return key is not None and key in common and _bytes(value.tensor) == _bytes(common[key])
+    return key is not None and key in common and _bytes(_array(value.tensor)) == _bytes(_array(common[key]))
 
 
-def _bytes(tensor: tf.Tensor) -> memoryview:
-    return bytes_of(np.ascontiguousarray(_array(tensor)))
+def _bytes(array: np.ndarray[Any, Any]) -> memoryview:
+    return bytes_of(np.ascontiguousarray(array))

@@ -500,7 +500,9 @@ def _read(serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[HeldV
         variable, owner = _plain_variable(each), _owner(each)
         replicas, reduction = replicas_of(owner), reduction_of(owner)
         for key, value in tensors.items():
-            if reduction:  # not now: it takes a word with all workers, and who writes it asks them anyway
+            if (
+                reduction
+            ):  # made of what the replicas hold by who writes it: some of them are in other processes, perhaps
                 yield HeldValue(key, "", _hold(next(iter(replicas.values())), None), reduction)
                 value = {}
             for slice_spec, item in (value if isinstance(value, dict) else {"": value}).items():

@@ -33,6 +33,11 @@ def encode_strings(values: Sequence[bytes]) -> tuple[bytes, int]:
     return lengths + middle + body, crc32c(body, crc32c(middle, crc))
 
 
+def encode_elements(dtype: str, values: Sequence[bytes]) -> tuple[bytes, int]:
+    """Return the same for a tensor of strings or of variants, as its type says."""
+    return encode_strings(values) if dtype == "string" else encode_variants(values)
+
+
 def decode_strings(content: bytes, count: int, checksum: int) -> list[bytes]:
     """Return the strings of a tensor of ``count`` elements.
 
