@@ -500,9 +500,7 @@ def _read(serialized: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[HeldV
         variable, owner = _plain_variable(each), _owner(each)
         replicas, reduction = replicas_of(owner), reduction_of(owner)
         for key, value in tensors.items():
-            if (
-                reduction
-            ):  # made of what the replicas hold by who writes it: some of them are in other processes, perhaps
+            if reduction:  # made by who writes it, of what all replicas hold, perhaps in other processes
                 yield HeldValue(key, "", _hold(next(iter(replicas.values())), None), reduction)
                 value = {}
             for slice_spec, item in (value if isinstance(value, dict) else {"": value}).items():
