@@ -52,6 +52,8 @@ class SaveScalars:
             numbers = self._numbers(event)
             if numbers:
                 self._write(numbers, event.facts["step"])
+            if event.kind == "saved" and self._writer is not None:
+                self._writer.flush()  # in the background; the others may come in the way of a step
             if event.kind in ("ended", "preempted") and self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -77,7 +79,6 @@ class SaveScalars:
             with self._writer.as_default(step=step):
                 for name, value in numbers.items():
                     tf.summary.write(f"checkpoint/{name}", tf.constant(value, tf.float32), metadata=_SCALAR)
-            self._writer.flush()
 
 
 def _is_restore(event: Event) -> bool:

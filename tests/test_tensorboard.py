@@ -46,9 +46,10 @@ def test_each_number_stands_at_its_step(history, tmp_path):
     history.note("skipped", step=12)
     history.note("restored", name="ckpt-10", step=10)
     history.note("pruned", names=["ckpt-5"])
+    history.note("saved", name="ckpt-15", step=15, **SAVED)  # what was there before it is in the file now
     assert scalars(tmp_path / "logs") == {
-        "checkpoint/save_secs": [(10, 0.75)],
-        "checkpoint/bytes": [(10, 4e8)],
+        "checkpoint/save_secs": [(10, 0.75), (15, 0.75)],
+        "checkpoint/bytes": [(10, 4e8), (15, 4e8)],
         "checkpoint/blocked_secs": [(10, pytest.approx(0.002))],
         "checkpoint/lost_secs": [(10, 0.125)],
         "checkpoint/skipped_saves": [(11, 1.0), (12, 2.0)],
@@ -66,6 +67,7 @@ def test_restores_count_on_in_the_next_process_and_after_an_end(history, tmp_pat
     other = History(str(tmp_path / "run"))
     other.listen(SaveScalars(str(tmp_path / "logs"), str(tmp_path / "run")))
     other.begin(step=30, resumed_from="ckpt-30")
+    other.end()
     found = scalars(tmp_path / "logs")
     assert found["checkpoint/restores"] == [(10, 1.0), (20, 2.0), (30, 3.0)]
     assert [step for step, _ in found["checkpoint/bytes"]] == [15, 25]
