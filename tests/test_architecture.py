@@ -106,7 +106,10 @@ FLOORS = [
     {"leaving"},
     {"artifacts", "callbacks", "loop"},
     {"completion"},
-    {"cli", "config"},
+    {"cli.printing", "config"},
+    {"cli.bar"},
+    {"cli.ls", "cli.repair", "cli.verify"},
+    {"cli"},
     {"__main__"},
 ]
 LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}
