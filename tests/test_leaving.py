@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+from unittest.mock import Mock
 
 import pytest
 import tensorflow as tf
@@ -576,3 +577,18 @@ def test_of_a_hundred_signals_at_random_times_all_are_saved_and_gone_on_from_bit
         assert following["resumed"] == life.get("step", 0), "nothing is done again"
     for life in left:
         assert life["resumed"] + life["steps"] == life["step"], "nothing is lost"
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_where_another_worker_does_not_say_when_it_can_leave_nothing_is_saved(directory, watch, is_broken):
+    manager = manager_of(directory)
+    manager.save(1)
+    departure = Departure(watch)
+    departure.prepare(manager, 1, is_watched=False)
+    departure._appointment = Mock(is_broken=is_broken, is_due=lambda step: step == 3)
+    send()
+    departure.heed(2, saves(manager, 2))  # too early: goes on
+    with manager, pytest.raises(ckptkit.Preempted):
+        departure.heed(3, saves(manager, 3))
+    assert [record.step for record in manager.records()] == ([1] if is_broken else [1, 3])
+    assert not departure.is_appointed
