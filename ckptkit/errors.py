@@ -11,7 +11,8 @@ CheckpointError
 ├── WorkerError               (RuntimeError)       another worker of a cluster did not do its part, or not in time
 ├── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
 ├── ArtifactError             (ValueError)         an artifact cannot be loaded: damaged, unknown, or without its code
-└── ConfigError               (ValueError)         a file of options, or a configuration, that cannot be meant
+├── ConfigError               (ValueError)         a file of options, or a configuration, that cannot be meant
+└── MissingExtraError         (ImportError)        a part of ckptkit that is installed on demand is not installed
 
 Beside the tree stands :class:`ckptkit.Preempted` (SystemExit): a run was told to end and leaves, which is no error.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DirectoryLockedError",
     "ExportError",
+    "MissingExtraError",
     "ReadOnlyError",
     "UnsupportedBundleError",
     "WorkerError",
@@ -80,3 +82,7 @@ class ArtifactError(CheckpointError, ValueError):
 
 class ConfigError(CheckpointError, ValueError):
     """A file of options, or a configuration made of one, says something that cannot be meant."""
+
+
+class MissingExtraError(CheckpointError, ImportError):
+    """What was asked for is done by a package that is installed on demand, and that is not here."""

@@ -13,13 +13,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ckptkit.cli import ls, repair, verify
+from ckptkit.cli import ls, repair, report, verify
 from ckptkit.cli.printing import plain
 from ckptkit.errors import CheckpointNotFoundError, DirectoryLockedError
 
 __all__ = ["main"]
 
-_COMMANDS = (ls, verify, repair)
+_COMMANDS = (ls, verify, repair, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,138 @@
+"""What a browser makes of the page of a report: on a wide screen and a phone, light and dark, without a network."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from ckptkit.report.page import chart_library, page
+from tests.report_cases import EVENTS, event, facts, measured, saved
+
+pytest.importorskip("plotly", reason="plotly draws the charts: pip install plotly")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look with: apt-get install chromium"),
+]
+
+VIEWS = {"wide": (1280, "light"), "phone": (390, "light"), "dark phone": (390, "dark")}
+HOSTILE = "long" * 40 + "<img src=x onerror=console.log(1)><b>bold</b>"
+
+# The page several times in one browser, as it is on different screens; what each has become is written down at the end.
+FRAMES = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="seen"></pre><script>
+const views = VIEWS, page = PAGE, seen = {};
+const look = (view, frame) => {
+  const page = frame.contentDocument, root = page.documentElement;
+  const style = (element, name) => frame.contentWindow.getComputedStyle(element)[name];
+  const texts = (selector) => [...page.querySelectorAll(selector)].map((element) => element.textContent);
+  const charts = [...page.querySelectorAll(".chart")];
+  seen[view] = {
+    width: root.scrollWidth,
+    charts: charts.map((chart) => ({
+      svgs: chart.querySelectorAll("svg.main-svg").length,
+      lines: chart.querySelectorAll(".scatterlayer .js-line").length,
+      bars: chart.querySelectorAll(".barlayer .point").length,
+      points: chart.querySelectorAll(".scatterlayer .point").length,
+      width: chart.querySelector("svg.main-svg")?.getBoundingClientRect().width,
+      room: chart.getBoundingClientRect().width,
+    })),
+    text: page.querySelector(".chart text") && style(page.querySelector(".chart .xtitle"), "fill"),
+    page: style(page.body, "backgroundColor"),
+    headings: texts("h2"),
+    ticks: texts(".chart .xtick text"),
+    images: page.querySelectorAll("img").length,
+    fetched: frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name),
+    bold: page.querySelectorAll(".chart tspan[style*=bold]").length,
+  };
+  if (Object.keys(seen).length === Object.keys(views).length) {
+    document.getElementById("seen").textContent = JSON.stringify(seen);
+  }
+};
+for (const [view, [width, scheme]] of Object.entries(views)) {
+  const frame = document.createElement("iframe");
+  frame.style = `width: ${width}px; height: 3000px; border: 0; color-scheme: ${scheme}`;
+  frame.onload = () => look(view, frame);
+  frame.srcdoc = page;
+  document.body.append(frame);
+}
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """What the browser has seen of a page in each view, and what it has said."""
+    events = [
+        *EVENTS,
+        event("begun", 6000, "d", step=400, resumed_from="ckpt-400"),
+        saved(6100, 500, "d", name=HOSTILE, metrics={HOSTILE: 0.1}),
+        *(measured(6100 + step, 500 + step, "d", loss=0.3, val_loss=0.6) for step in range(50)),
+    ]
+    content = page(facts(events), chart_library())
+    script = json.dumps(content).replace("<", "\\u003c")
+    folder = tmp_path_factory.mktemp("browser")
+    frames = folder / "frames.html"
+    frames.write_text(FRAMES.replace("VIEWS", json.dumps(VIEWS), 1).replace("PAGE", script, 1))
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",  # tests may be run by root
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr",
+        "--hide-scrollbars",
+        "--window-size=1300,1000",
+        "--dump-dom",
+        frames.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found is not None, done.stderr
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return {**json.loads(html.unescape(found[1])), "said": said}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_chart_is_drawn_in_the_room_that_it_has(browser, view):
+    charts = browser[view]["charts"]
+    assert len(charts) == 5
+    for chart in charts:
+        assert chart["svgs"] > 0
+        assert chart["width"] == pytest.approx(chart["room"], abs=1)
+    metrics, hostile, turns, times, sizes = charts
+    assert metrics["lines"] == 4, "loss and val_loss, each with what was lost"
+    assert hostile["points"] > 0
+    assert turns["bars"] == 4 + 1, "four turns, and what one of them lost"
+    assert turns["points"] > 4
+    assert times["bars"] == sizes["bars"] == 2 * 6, "two colours of a bar for each of six saves"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_page_is_never_wider_than_the_screen(browser, view):
+    assert browser[view]["width"] == VIEWS[view][0]
+
+
+def test_page_and_charts_are_dark_where_that_is_preferred(browser):
+    assert browser["phone"]["page"] == "rgb(255, 255, 255)"
+    assert browser["dark phone"]["page"] == "rgb(13, 17, 23)"
+    assert browser["phone"]["text"] == "rgb(31, 35, 40)"
+    assert browser["dark phone"]["text"] == "rgb(230, 237, 243)"
+
+
+def test_what_names_hold_becomes_no_element(browser):
+    for view in VIEWS:
+        assert (browser[view]["images"], browser[view]["bold"]) == (0, 0)
+    assert any("</b>" in tick for tick in browser["wide"]["ticks"]), "the end of the name is shown as it is"
+
+
+def test_the_browser_complains_of_nothing_and_asks_nobody_for_anything(browser):
+    assert browser["said"] == []
+    assert [browser[view]["fetched"] for view in VIEWS] == [[]] * len(VIEWS)
