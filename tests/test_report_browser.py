@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 VIEWS = {"wide": (1280, "light"), "phone": (390, "light"), "dark phone": (390, "dark")}
+LIGHT = ["rgb(255, 255, 255)", "rgb(31, 35, 40)"]
 HOSTILE = "long" * 40 + "<img src=x onerror=console.log(1)><b>bold</b>"
 
 # The page several times in one browser, as it is on different screens; what each has become is written down at the end.
@@ -32,6 +33,17 @@ const look = (view, frame) => {
   const style = (element, name) => frame.contentWindow.getComputedStyle(element)[name];
   const texts = (selector) => [...page.querySelectorAll(selector)].map((element) => element.textContent);
   const charts = [...page.querySelectorAll(".chart")];
+  const said = charts.map((chart, at) => {
+    if (at === 0) {
+      const area = chart.querySelector(".nsewdrag"), box = area.getBoundingClientRect();
+      const where = { clientX: box.right - 45, clientY: box.top + 20, bubbles: true };
+      area.dispatchEvent(new frame.contentWindow.MouseEvent("mousemove", where));
+    } else {
+      const curveNumber = at === 2 ? 2 : 0, pointNumber = chart.data[curveNumber].x.length - 1;
+      frame.contentWindow.Plotly.Fx.hover(chart, [{ curveNumber, pointNumber }]);
+    }
+    return chart.querySelector(".hoverlayer").textContent;
+  });
   seen[view] = {
     width: root.scrollWidth,
     charts: charts.map((chart) => ({
@@ -42,14 +54,16 @@ const look = (view, frame) => {
       width: chart.querySelector("svg.main-svg")?.getBoundingClientRect().width,
       room: chart.getBoundingClientRect().width,
     })),
-    text: page.querySelector(".chart text") && style(page.querySelector(".chart .xtitle"), "fill"),
-    page: style(page.body, "backgroundColor"),
+    colours: [style(page.body, "backgroundColor"), style(page.querySelector(".chart .xtitle"), "fill")],
     headings: texts("h2"),
     ticks: texts(".chart .xtick text"),
+    said,
     images: page.querySelectorAll("img").length,
     fetched: frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name),
     bold: page.querySelectorAll(".chart tspan[style*=bold]").length,
   };
+  frame.contentWindow.dispatchEvent(new Event("beforeprint"));
+  seen[view].printed = [style(page.body, "backgroundColor"), style(page.querySelector(".chart .xtitle"), "fill")];
   if (Object.keys(seen).length === Object.keys(views).length) {
     document.getElementById("seen").textContent = JSON.stringify(seen);
   }
@@ -120,11 +134,20 @@ def test_the_page_is_never_wider_than_the_screen(browser, view):
     assert browser[view]["width"] == VIEWS[view][0]
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_is_pointed_at_is_told(browser, view):
+    metrics, *others = browser[view]["said"]
+    assert re.fullmatch(r"step 50\dloss : 0\.3val_loss : 0\.6", metrics)
+    assert [HOSTILE in told for told in others] == [True] * 4, "as it is, and not as markup"
+
+
 def test_page_and_charts_are_dark_where_that_is_preferred(browser):
-    assert browser["phone"]["page"] == "rgb(255, 255, 255)"
-    assert browser["dark phone"]["page"] == "rgb(13, 17, 23)"
-    assert browser["phone"]["text"] == "rgb(31, 35, 40)"
-    assert browser["dark phone"]["text"] == "rgb(230, 237, 243)"
+    assert browser["phone"]["colours"] == LIGHT
+    assert browser["dark phone"]["colours"] == ["rgb(13, 17, 23)", "rgb(230, 237, 243)"]
+
+
+def test_on_paper_page_and_charts_are_light(browser):
+    assert [browser[view]["printed"] for view in VIEWS] == [LIGHT] * 3
 
 
 def test_what_names_hold_becomes_no_element(browser):

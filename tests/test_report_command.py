@@ -14,7 +14,6 @@ from ckptkit.report import page as module
 from tests import checkpoint_dirs
 from tests.report_cases import write
 
-
 CHART_LIBRARY = module.chart_library
 
 

@@ -111,6 +111,11 @@ def test_what_a_save_cost_is_known_from_the_history():
     assert told["ckpt-380"].lost_secs is None
 
 
+def test_what_was_blocked_in_all_is_known_a_step_later():
+    events = [*EVENTS, event("cost", 5105, "c", name="ckpt-400", step=400, lost_secs=0.5, blocked_secs=0.25)]
+    assert saves(events=events)["ckpt-400"].blocked_secs == 0.25
+
+
 def test_the_latest_the_best_the_one_resumed_from_and_what_keeps_each_are_marked():
     told = saves()
     assert [name for name, save in told.items() if save.is_latest] == ["ckpt-400"]

@@ -247,6 +247,14 @@ def test_a_value_that_is_no_number_leaves_a_gap_and_is_counted():
     assert chart.summary == "loss: never finite; 1 value not finite, a gap."
 
 
+def test_the_metric_that_ranks_checkpoints_comes_first():
+    measures = [EVENTS[0], measured(1, 1, accuracy=0.5, loss=1.0, val_accuracy=0.4, val_loss=1.1)]
+    assert [chart.title for chart in metric_charts(facts(measures))] == [
+        "loss and val_loss",
+        "accuracy and val_accuracy",
+    ]
+
+
 def test_more_metrics_than_charts_are_named():
     many = {f"metric_{at:02}": 1.0 for at in range(MOST_CHARTS + 2)}
     content = page(facts([EVENTS[0], measured(1, 1, **many)], ()), "")

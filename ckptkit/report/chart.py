@@ -48,7 +48,7 @@ def layout(x: dict[str, Any], y: dict[str, Any], *, height: int = 300, **more: A
     axis = {"gridcolor": "--grid", "linecolor": "--grid", "zeroline": False, "automargin": True}
     return {
         "height": height,
-        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+        "margin": {"l": 8, "r": 28, "t": 8, "b": 8},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": "--text", "family": "system-ui, sans-serif", "size": 13},

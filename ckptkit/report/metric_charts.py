@@ -18,7 +18,7 @@ from ckptkit.report.saves import GONE, Save
 from ckptkit.report.thinning import spread, thinned
 from ckptkit.report.wording import chart_text, counted, number_text
 
-__all__ = ["MARKS", "MOST_CHARTS", "MOST_MARKS", "Mark", "metric_charts"]
+__all__ = ["MARKS", "MOST_CHARTS", "MOST_MARKS", "Mark", "left_out", "metric_charts"]
 
 MOST_CHARTS = 12
 MOST_MARKS = 300  # of a kind
@@ -51,8 +51,17 @@ def metric_charts(facts: Facts) -> tuple[Chart, ...]:
     marks = [trace for mark in MARKS for trace in _marks(mark, facts.saves)]
     resumed = sorted({save.step for save in facts.saves if save.resumed_times and save.step is not None})
     lines = resumed if len(resumed) <= _MOST_LINES else []
-    found = families(facts.curves)[:MOST_CHARTS]
-    return tuple(_chart(family, facts, marks, lines) for family in found)
+    return tuple(_chart(family, facts, marks, lines) for family in _families(facts)[:MOST_CHARTS])
+
+
+def left_out(facts: Facts) -> tuple[str, ...]:
+    """Return the metrics for which there is no chart."""
+    return tuple(curve.metric for family in _families(facts)[MOST_CHARTS:] for curve in family)
+
+
+def _families(facts: Facts) -> list[tuple[Curve, ...]]:
+    """Return what belongs into one chart, that of the metric that ranks checkpoints first."""
+    return sorted(families(facts.curves), key=lambda family: facts.monitor not in [curve.metric for curve in family])
 
 
 def _chart(family: Sequence[Curve], facts: Facts, marks: list[dict[str, Any]], lines: Sequence[int]) -> Chart:
@@ -111,7 +120,7 @@ def _line(steps: Sequence[int], values: Sequence[float], facts: dict[str, Any], 
         "y": [values[at] if math.isfinite(values[at]) else None for at in places],
         "line": line,
         "marker": {"size": 5, "color": line["color"]},
-        "hovertemplate": "%{y:.4g}",
+        "hovertemplate": "%{y:.4~g}",
         **facts,
     }
 
@@ -124,7 +133,7 @@ def _star(curve: Curve, save: Save) -> dict[str, Any]:
         "y": [save.metrics[curve.metric]],
         "marker": {"symbol": "star", "size": 15, "color": "--best", "line": {"color": "--page", "width": 1}},
         "name": f"best {chart_text(curve.metric)}",
-        "hovertemplate": "%{y:.4g}",
+        "hovertemplate": "%{y:.4~g}",
     }
 
 

@@ -17,9 +17,8 @@ from importlib.resources import files
 from ckptkit.errors import MissingExtraError
 from ckptkit.report.chart import Chart, Key
 from ckptkit.report.cost_charts import cost_charts
-from ckptkit.report.curves import families
 from ckptkit.report.facts import Facts
-from ckptkit.report.metric_charts import MARKS, MOST_CHARTS, MOST_MARKS, metric_charts
+from ckptkit.report.metric_charts import MARKS, MOST_MARKS, left_out, metric_charts
 from ckptkit.report.summary import summary, tiles
 from ckptkit.report.table import checkpoint_table
 from ckptkit.report.time_line import time_line, turn_text
@@ -155,8 +154,8 @@ def _metrics(facts: Facts, figures: _Figures) -> str:
     keys = [key for key, count in counts.items() if count]
     thinned = f" {MOST_MARKS} of a kind are marked, evenly spread." if max(counts.values()) > MOST_MARKS else ""
     before = f"<p>Below each curve, the checkpoints of these steps.{thinned}</p>\n{_keys(keys)}" if keys else ""
-    left_out = [curve.metric for family in families(facts.curves)[MOST_CHARTS:] for curve in family]
-    after = f"<p>Not drawn: {escaped(', '.join(left_out))}.</p>\n" if left_out else ""
+    names = ", ".join(left_out(facts))
+    after = f"<p>Not drawn: {escaped(names)}.</p>\n" if names else ""
     return figures.section("Metrics", metric_charts(facts), before, after)
 
 

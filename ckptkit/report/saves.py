@@ -110,7 +110,10 @@ def _past(events: Iterable[Event]) -> tuple[list[Save], dict[str, int]]:
             current[name] = len(saves)
             saves.append(_of_event(event))
         elif event.kind == "cost" and name in current:
-            saves[current[name]] = replace(saves[current[name]], lost_secs=number(event, "lost_secs"))
+            known = saves[current[name]]
+            blocked = number(event, "blocked_secs")  # in all: more may have come after the commit
+            blocked = known.blocked_secs if blocked is None else blocked
+            saves[current[name]] = replace(known, lost_secs=number(event, "lost_secs"), blocked_secs=blocked)
         elif event.kind == "pruned":
             for gone in names(event, "names"):
                 if gone in current:
