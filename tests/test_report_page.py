@@ -213,6 +213,9 @@ def test_training_and_validation_are_in_one_chart_with_what_was_lost_dotted():
         ([300], [0.47], "dot"),
         ([100, 200, 300, 400], [0.8, 0.4, 0.45, 0.5], None),
     ]
+    assert [key.meaning for key in chart.keys] == ["loss", "val_loss", "measured in work that was lost"]
+    (whole,) = metric_charts(facts(EVENTS[9:]))
+    assert [key.meaning for key in whole.keys] == ["loss", "val_loss"]
 
 
 def test_saved_kept_damaged_best_and_resumed_from_are_marked_at_their_steps():

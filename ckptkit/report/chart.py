@@ -15,7 +15,7 @@ __all__ = ["Chart", "Key", "axis_title", "layout"]
 
 @dataclass(frozen=True)
 class Key:
-    """What a symbol means: its name in plotly or ``square`` for bars, and the variable of its colour."""
+    """What a symbol means: plotly's name for it, or ``square`` or ``dotted``, and the variable of its colour."""
 
     meaning: str
     symbol: str
@@ -45,7 +45,7 @@ class Chart:
 
 def layout(x: dict[str, Any], y: dict[str, Any], *, height: int = 300, **more: Any) -> dict[str, Any]:
     """Return what all charts have in common, with two axes."""
-    axis = {"gridcolor": "--grid", "linecolor": "--grid", "zeroline": False, "automargin": True}
+    axis = {"gridcolor": "--grid", "linecolor": "--grid", "zeroline": False}
     return {
         "height": height,
         "margin": {"l": 8, "r": 28, "t": 8, "b": 8},
@@ -55,8 +55,8 @@ def layout(x: dict[str, Any], y: dict[str, Any], *, height: int = 300, **more: A
         "hoverlabel": {"bgcolor": "--card", "bordercolor": "--grid", "font": {"color": "--text"}},
         "hovermode": "closest",
         "showlegend": False,
-        "xaxis": {**axis, **x},
-        "yaxis": {**axis, **y},
+        "xaxis": {**axis, "automargin": "height", **x},
+        "yaxis": {**axis, "automargin": "width", **y},
         **more,
     }
 

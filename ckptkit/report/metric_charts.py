@@ -89,7 +89,7 @@ def _chart(family: Sequence[Curve], facts: Facts, marks: list[dict[str, Any]], l
     return Chart(
         title=" and ".join(curve.metric for curve in family),
         summary=summary,
-        keys=tuple(Key(curve.metric, "line-ew", color) for curve, color in zip(family, _COLORS)),
+        keys=_keys(family),
         data=[*data, *stars, *marks],
         layout=layout(
             {"title": axis_title("step"), "anchor": "y2", "unifiedhovertitle": {"text": "step %{x:,}"}},
@@ -99,6 +99,12 @@ def _chart(family: Sequence[Curve], facts: Facts, marks: list[dict[str, Any]], l
             shapes=shapes,
         ),
     )
+
+
+def _keys(family: Sequence[Curve]) -> tuple[Key, ...]:
+    keys = tuple(Key(curve.metric, "line-ew", color) for curve, color in zip(family, _COLORS))
+    lost = (Key("measured in work that was lost", "dotted", "--text"),)
+    return keys + (lost if any(curve.lost_steps for curve in family) else ())
 
 
 def _lines(curve: Curve, color: str) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ _SYMBOLS = {
     "circle": '<circle cx="8" cy="8" r="5"/>',
     "circle-open": '<circle cx="8" cy="8" r="5" class="line"/>',
     "diamond": '<path d="M8 1l6 7-6 7-6-7z"/>',
+    "dotted": '<path d="M1 8h3m2.5 0h3m2.5 0h3" class="line"/>',
     "hexagram": '<path d="M8 0l2.3 4H15l-2.4 4L15 12h-4.7L8 16l-2.3-4H1l2.4-4L1 4h4.7z"/>',
     "line-ew": '<path d="M1 8h14" class="line"/>',
     "line-ns": '<path d="M8 2v12" class="line"/>',

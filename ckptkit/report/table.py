@@ -44,7 +44,7 @@ def _is_marked(save: Save) -> bool:
 
 
 def _row(save: Save, now: float) -> str:
-    age = "" if save.at is None else f"{date_text(save.at)}<br><small>{secs_text(now - save.at)} ago</small>"
+    age = "" if save.at is None else f"{date_text(save.at)} <br><small>{secs_text(now - save.at)} ago</small>"
     metrics = (f"<span><i>{escaped(name)}</i> {number_text(value)}</span>" for name, value in save.metrics.items())
     cells = {
         "step": "" if save.step is None else f"{save.step:,}",

@@ -23,7 +23,7 @@ MOST_TURNS = 40
 _MOST_TICKS = 1000
 _AT_WORK = Key("at work", "square", "--turn")
 _LOST = Key("work lost", "square", "--bad")
-_SAVED = Key("saved", "line-ns", "--text")
+_SAVED = Key("saved", "line-ns", "--tick")
 _ENDS = {
     "killed": Key("killed", "x", "--bad"),
     "preempted": Key("preempted", "triangle-down", "--preempted"),
@@ -56,7 +56,7 @@ def time_line(facts: Facts) -> tuple[Chart, ...]:
         "tickvals": [turns[at].number for at in spread(len(turns), 20)],
         "showgrid": False,
     }
-    x = {"type": "date", "title": axis_title("time (UTC)")}
+    x = {"type": "date", "title": axis_title("time (UTC)"), "tickangle": 0, "nticks": 4}
     traces = [*_spans_of(turns), *_ticks(turns, facts.saves), *_incidents(facts, turns), *_ends(turns)]
     return (
         Chart(
@@ -64,7 +64,7 @@ def time_line(facts: Facts) -> tuple[Chart, ...]:
             summary=summary,
             keys=tuple(key for key, _ in traces),
             data=[trace for _, trace in traces],
-            layout=layout(x, y, height=130 + 24 * max(len(turns), 3), barmode="overlay", bargap=0.35),
+            layout=layout(x, y, height=130 + 24 * max(len(turns), 3), barmode="overlay"),
             is_wide=True,
         ),
     )
@@ -114,6 +114,7 @@ def _bars(spans: Sequence[tuple[Turn, float, float]], told: list[str], marker: d
         "y": [turn.number for turn, _, _ in spans],
         "base": [stamp(begin) for _, begin, _ in spans],
         "x": [max(end - begin, 0.0) * 1000 for _, begin, end in spans],
+        "width": 0.65,
         "marker": marker,
         "hovertext": told,
         "hovertemplate": "%{hovertext}<extra></extra>",
