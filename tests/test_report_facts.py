@@ -54,6 +54,23 @@ def test_all_of_a_turn_is_lost_if_the_next_one_begins_where_it_did():
     assert (first.lost_from, first.repeated_steps) == (first.began_at, 50)
 
 
+def test_a_save_that_the_next_turn_could_not_go_on_from_is_lost_as_well():
+    events = [
+        event("begun", 0, "a", step=0, pid=1, host="h"),
+        saved(10, 100, "a"),
+        saved(20, 200, "a"),
+        cost(30, 100, 0.1, "a"),  # of an older step, and noted last
+        event("begun", 500, "b", step=100, resumed_from="ckpt-100", pid=1, host="h"),
+    ]
+    first, _ = facts(events, []).turns
+    assert (first.lost_from, first.last_step, first.repeated_steps) == (NOW - 9_990.0, 200, 100)
+
+
+def test_a_clock_that_goes_back_makes_no_turn_shorter_than_nothing():
+    (turn,) = facts([event("begun", 100, step=0), event("ended", 40, step=5)], []).turns
+    assert turn.seen_at - turn.began_at == 0.0
+
+
 def test_nothing_is_lost_of_a_turn_that_ended_by_itself_though_the_next_one_begins_afresh():
     events = [*EVENTS, event("begun", 6000, "d", step=0, pid=1, host="h")]
     ended = facts(events).turns[2]

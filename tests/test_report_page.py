@@ -281,10 +281,17 @@ def test_a_turn_is_a_bar_its_saves_ticks_its_end_a_symbol_and_lost_work_is_shade
     assert trace(chart, "a save was skipped")["y"] == [1]
 
 
+def test_a_save_of_which_the_history_knows_nothing_is_in_no_turn():
+    (chart,) = time_line(facts(records=[*RECORDS, record(390, 3000, {}), record(10, -50, {})]))
+    assert trace(chart, "saved")["y"] == [1, 1, 2, 2, 3]
+
+
 def test_of_many_turns_the_last_are_drawn_and_it_is_said():
     events = [event("begun", 10 * at, f"{at}", step=0) for at in range(MOST_TURNS + 3)]
-    (chart,) = time_line(facts(events, ()))
+    skips = [event("skipped", 10 * at, f"{at}", step=0) for at in (0, MOST_TURNS)]
+    (chart,) = time_line(facts([*events, *skips], ()))
     assert trace(chart, "at work")["y"] == list(range(4, MOST_TURNS + 4))
+    assert trace(chart, "a save was skipped")["y"] == [MOST_TURNS + 1]
     assert f"The last {MOST_TURNS} are drawn." in chart.summary
 
 
@@ -348,6 +355,7 @@ def test_the_page_of_ten_thousand_saves_is_small():
         ]
     content = page(facts(events, [record(step, step, {}) for step in range(1, 10_001)]), "")
     assert len(content) < 500_000
+    assert next(len(data["x"]) for data in drawn(content)[0]["data"] if data["name"] == "there") == 300
     for told in (
         "300 of a kind are marked, evenly spread.",
         "About 1,000 points a curve are drawn",

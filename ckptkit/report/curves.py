@@ -62,7 +62,7 @@ def families(curves: Iterable[Curve]) -> tuple[tuple[Curve, ...], ...]:
     """Return the curves that belong into one chart together: of a metric in training and in validation."""
     found: dict[str, list[Curve]] = {}
     for curve in curves:
-        found.setdefault(curve.metric.removeprefix(_VALIDATION) or curve.metric, []).append(curve)
+        found.setdefault(curve.metric.removeprefix(_VALIDATION), []).append(curve)
     return tuple(
         tuple(sorted(family, key=lambda curve: curve.metric.startswith(_VALIDATION))) for family in found.values()
     )
