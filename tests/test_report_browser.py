@@ -23,6 +23,7 @@ pytestmark = [
 
 VIEWS = {"wide": (1280, "light"), "phone": (390, "light"), "dark phone": (390, "dark")}
 LIGHT = ["rgb(255, 255, 255)", "rgb(31, 35, 40)"]
+DARK = ["rgb(13, 17, 23)", "rgb(230, 237, 243)"]
 HOSTILE = "long" * 40 + "<img src=x onerror=console.log(1)><b>bold</b>"
 
 # The page several times in one browser, as it is on different screens; what each has become is written down at the end.
@@ -31,6 +32,7 @@ const views = VIEWS, page = PAGE, seen = {};
 const look = (view, frame) => {
   const page = frame.contentDocument, root = page.documentElement;
   const style = (element, name) => frame.contentWindow.getComputedStyle(element)[name];
+  const colours = () => [style(page.body, "backgroundColor"), style(page.querySelector(".chart .xtitle"), "fill")];
   const texts = (selector) => [...page.querySelectorAll(selector)].map((element) => element.textContent);
   const charts = [...page.querySelectorAll(".chart")];
   const said = charts.map((chart, at) => {
@@ -54,7 +56,7 @@ const look = (view, frame) => {
       width: chart.querySelector("svg.main-svg")?.getBoundingClientRect().width,
       room: chart.getBoundingClientRect().width,
     })),
-    colours: [style(page.body, "backgroundColor"), style(page.querySelector(".chart .xtitle"), "fill")],
+    colours: colours(),
     headings: texts("h2"),
     ticks: texts(".chart .xtick text"),
     said,
@@ -63,10 +65,13 @@ const look = (view, frame) => {
     bold: page.querySelectorAll(".chart tspan[style*=bold]").length,
   };
   frame.contentWindow.dispatchEvent(new Event("beforeprint"));
-  seen[view].printed = [style(page.body, "backgroundColor"), style(page.querySelector(".chart .xtitle"), "fill")];
-  if (Object.keys(seen).length === Object.keys(views).length) {
+  seen[view].printed = colours();
+  frame.contentWindow.dispatchEvent(new Event("afterprint"));
+  frame.style.colorScheme = "dark"; // in the evening
+  setTimeout(() => {
+    seen[view].later = colours();
     document.getElementById("seen").textContent = JSON.stringify(seen);
-  }
+  }, 500);
 };
 for (const [view, [width, scheme]] of Object.entries(views)) {
   const frame = document.createElement("iframe");
@@ -103,6 +108,7 @@ def browser(tmp_path_factory):
         f"--user-data-dir={folder / 'profile'}",
         "--enable-logging=stderr",
         "--hide-scrollbars",
+        "--virtual-time-budget=5000",
         "--window-size=1300,1000",
         "--dump-dom",
         frames.as_uri(),
@@ -110,6 +116,7 @@ def browser(tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None, done.stderr
+    assert found[1], done.stderr
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return {**json.loads(html.unescape(found[1])), "said": said}
 
@@ -143,7 +150,8 @@ def test_what_is_pointed_at_is_told(browser, view):
 
 def test_page_and_charts_are_dark_where_that_is_preferred(browser):
     assert browser["phone"]["colours"] == LIGHT
-    assert browser["dark phone"]["colours"] == ["rgb(13, 17, 23)", "rgb(230, 237, 243)"]
+    assert browser["dark phone"]["colours"] == DARK
+    assert [browser[view]["later"] for view in VIEWS] == [DARK] * 3, "the page follows when the preference changes"
 
 
 def test_on_paper_page_and_charts_are_light(browser):
