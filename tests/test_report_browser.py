@@ -57,7 +57,6 @@ const look = (view, frame) => {
       room: chart.getBoundingClientRect().width,
     })),
     colours: colours(),
-    headings: texts("h2"),
     ticks: texts(".chart .xtick text"),
     said,
     images: page.querySelectorAll("img").length,

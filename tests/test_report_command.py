@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -80,8 +81,18 @@ def test_a_page_that_cannot_be_written_is_wrong_usage_and_leaves_the_old_one(dir
     assert cli.main(["report", directory, "-o", "missing/page.html"]) == 2
     assert capsys.readouterr().err == "cannot write missing/page.html: No such file or directory\n"
     assert cli.main(["report", directory, "-o", "digits"]) == 2
-    assert capsys.readouterr().err == "cannot write digits: Is a directory\n"
+    assert capsys.readouterr().err == "cannot write digits: Is not a file\n"
     assert os.listdir() == ["digits"]
+
+
+def test_a_device_or_a_pipe_is_not_replaced_and_a_link_stays_one(directory):
+    os.mkfifo("pipe")
+    assert cli.main(["report", directory, "-o", "pipe"]) == 2
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+    os.symlink("page.html", "link.html")
+    assert cli.main(["report", directory, "-o", "link.html"]) == 0
+    assert os.path.islink("link.html")
+    assert os.path.isfile("page.html")
 
 
 def test_without_plotly_the_command_says_what_to_install_and_json_still_works(directory, capsys, monkeypatch):

@@ -284,6 +284,11 @@ def test_a_directory_is_gathered_with_its_history_and_changed_in_nothing(tmp_pat
     assert checkpoint_dirs.files_in(directory) == before
 
 
+def test_what_happened_at_a_time_that_no_calendar_has_is_passed_over(tmp_path):
+    write(str(tmp_path), [event("begun", -1e300, "x"), *EVENTS, event("ended", 1e300, "x")])
+    assert len(gather(str(tmp_path), NOW).turns) == 3
+
+
 def test_a_manifest_that_goes_away_while_it_is_read_takes_nothing_with_it(tmp_path, monkeypatch):
     checkpoint_dirs.save(str(tmp_path), 1, seconds={"blocked": 0.5})
     from ckptkit.report import facts as module

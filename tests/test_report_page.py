@@ -20,11 +20,12 @@ from ckptkit.errors import MissingExtraError
 from ckptkit.report.cost_charts import cost_charts
 from ckptkit.report.metric_charts import MOST_CHARTS, metric_charts
 from ckptkit.report.page import chart_library, page
-from ckptkit.report.saves import Save
+from ckptkit.report.saves import FATES, Save
 from ckptkit.report.summary import summary, tiles
 from ckptkit.report.table import MOST_ROWS, checkpoint_table
 from ckptkit.report.thinning import spread, thinned, tops
 from ckptkit.report.time_line import MOST_TURNS, time_line, turn_text
+from ckptkit.report.turns import ENDS
 from ckptkit.report.wording import chart_text, date_text, escaped, secs_text, share_text, stamp
 from tests.report_cases import EVENTS, NOW, RECORDS, cost, event, facts, measured, record, saved
 
@@ -68,6 +69,7 @@ def trace(chart, meaning):
         (11_520.0, "3 h 12 min"),
         (86_399.0, "1 d"),
         (1e7, "115 d 18 h"),
+        (math.inf, "2932897 d"),
     ],
 )
 def test_a_length_of_time_is_told_in_two_units_at_most(secs, told):
@@ -118,7 +120,7 @@ def test_the_summary_says_no_more_than_is_known():
 
 def test_the_numbers_that_matter_stand_on_top():
     assert {name: (number, below) for name, number, below in tiles(facts())} == {
-        "checkpoints there": ("3", "3 kB on disk"),
+        "checkpoints there": ("3", "3 kB on disk, 5 kB written in all"),
         "newest": ("ckpt-400", "step 400, epoch 4, saved 1 h 22 min ago"),
         "best val_loss": ("0.4", "ckpt-200, step 200"),
         "training blocked": ("10 ms", "in all, while it waited for saves"),
@@ -301,7 +303,7 @@ def test_time_lost_is_what_was_blocked_and_what_came_on_top():
     assert trace(times, "lost beyond that: steps were slower")["y"] == [98.0, 298.0, 0.0, 0.0, 0.0]
     assert times.layout["yaxis"]["title"]["text"] == "ms"
     assert times.summary == "5 saves; the dearest is ckpt-200: blocked 2 ms, lost 300 ms."
-    assert times.data[0]["hovertext"][3] == "ckpt-380: blocked 2 ms, lost not known"
+    assert times.data[0]["hovertext"][3] == "ckpt-380: blocked 2 ms, lost unknown, written in unknown"
 
 
 def test_sizes_are_drawn_in_a_unit_that_fits_and_what_is_gone_looks_gone():
@@ -435,6 +437,16 @@ def test_without_plotly_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'keras-ckptkit\[report\]'"):
         chart_library()
+
+
+def test_every_end_of_a_turn_and_every_fate_of_a_checkpoint_has_its_words_and_its_symbol():
+    turn = facts().turns[0]
+    turns = tuple(replace(turn, number=at, ended=end) for at, end in enumerate(ENDS, 1))
+    saves = tuple(Save(f"ckpt-{at}", at, fate=fate) for at, fate in enumerate(FATES))
+    content = page(replace(facts(), turns=turns, saves=saves), "")
+    for words in ("was killed", "was preempted", "by an error", "turn 4 began", "at work still", "was last heard of"):
+        assert words in content
+    assert len(set(re.findall(r'<td class="state" data-label="state">(.*?)</td>', content))) == len(FATES)
 
 
 def test_what_is_known_of_nothing_but_names_makes_a_page_as_well():

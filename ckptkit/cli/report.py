@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 import time
 
@@ -60,4 +62,7 @@ def _write(facts: Facts, path: str) -> None:
     from ckptkit.report.page import chart_library, page
 
     content = page(facts, chart_library()).encode()
-    write_file(path, content, temporary=f"{path}.tmp", durable=False)  # it can be written again at any time
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "Is not a file", path)  # a device would be replaced by one
+    write_file(path, content, temporary=f"{path}.tmp-{os.getpid()}", durable=False)  # it can be made again at any time

@@ -41,7 +41,8 @@ def _times(saves: Sequence[Save]) -> tuple[Chart, ...]:
     shown = [known[at] for at in places]
     scale, unit = _unit(max(map(_dearest, shown)), _TIMES)
     told = [
-        f"{chart_text(save.name)}: blocked {_known_secs(save.blocked_secs)}, lost {_known_secs(save.lost_secs)}"
+        f"{chart_text(save.name)}: blocked {_known_secs(save.blocked_secs)}, lost {_known_secs(save.lost_secs)}, "
+        f"written in {_known_secs(save.written_secs)}"
         for save in shown
     ]
     blocked = [(save.blocked_secs or 0.0) / scale for save in shown]
@@ -91,7 +92,7 @@ def _dearest(save: Save) -> float:
 
 
 def _known_secs(secs: float | None) -> str:
-    return "not known" if secs is None else secs_text(secs)
+    return "unknown" if secs is None else secs_text(secs)
 
 
 def _unit(largest: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:

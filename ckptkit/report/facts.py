@@ -22,6 +22,7 @@ from ckptkit.report.curves import Curve, curves_of
 from ckptkit.report.event_facts import text, whole
 from ckptkit.report.saves import Save, saves_of
 from ckptkit.report.turns import Turn, is_alive, turns_of
+from ckptkit.report.wording import LAST_MOMENT
 
 __all__ = ["Facts", "Incident", "Totals", "facts_of", "gather"]
 
@@ -115,7 +116,7 @@ class Facts:
 def gather(directory: str, now: float) -> Facts:
     """Read a directory and return what is known of it."""
     listing = DirectoryReader(directory).scan()
-    events = read(directory)
+    events = [event for event in read(directory) if 0 <= event.at <= LAST_MOMENT]  # that is, at a time that there is
     known = {text(event, "name") for event in events if event.kind == "saved"}
     seconds = {each.name: _seconds(each) for each in listing.records if each.name not in known and not each.foreign}
     return facts_of(directory, listing, events, seconds, turns_of(events, is_alive), now)

@@ -100,7 +100,7 @@ def page(facts: Facts, library: str) -> str:
 </header>
 <main>
 {body}</main>
-<script type="application/json" id="charts">{figures.json()}</script>
+<script type="application/json" id="charts">{figures.to_json()}</script>
 <script>{scripts[0]}</script>
 <script>{scripts[1]}</script>
 </body>
@@ -119,7 +119,7 @@ class _Figures:
         places = "".join(self._place(chart) for chart in charts)
         return _section(heading, f'{before}<div class="charts">\n{places}</div>\n{after}') if places else ""
 
-    def json(self) -> str:
+    def to_json(self) -> str:
         """Return what is to be drawn, as a script element can hold it."""
         drawn = [{"data": chart.data, "layout": chart.layout} for chart in self._charts]
         # Nothing in it ends the element, or begins a comment in it.

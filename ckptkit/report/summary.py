@@ -37,7 +37,7 @@ def tiles(facts: Facts) -> tuple[tuple[str, str, str], ...]:
     totals = facts.totals
     newest = next((save for save in facts.saves if save.is_latest), None)
     best = next((save for save in facts.saves if save.is_best), None)
-    found = [("checkpoints there", f"{totals.there:,}", f"{size_text(totals.there_bytes)} on disk")]
+    found = [("checkpoints there", f"{totals.there:,}", _sizes(facts))]
     if newest is not None:
         found.append(("newest", newest.name, checkpoint_place(newest, facts.made_at)))
     if best is not None:
@@ -71,6 +71,12 @@ def checkpoint_place(save: Save, now: float) -> str:
     if save.at is not None:
         told.append(f"saved {secs_text(now - save.at)} ago" if now - save.at >= 1 else f"saved {date_text(save.at)}")
     return ", ".join(told)
+
+
+def _sizes(facts: Facts) -> str:
+    totals = facts.totals
+    written = f", {size_text(totals.written_bytes)} written in all" if facts.has_history else ""
+    return f"{size_text(totals.there_bytes)} on disk{written}"
 
 
 def _interruptions(facts: Facts) -> str:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 
 __all__ = [
+    "LAST_MOMENT",
     "chart_text",
     "counted",
     "date_text",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_LAST = 253402300799.0  # of the year 9999
+LAST_MOMENT = 253402300799.0  # of the year 9999
 _UNITS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
@@ -34,6 +35,7 @@ def secs_text(secs: float) -> str:
     """Return a length of time, in two units at most."""
     if secs <= 0:
         return "0 s"
+    secs = min(secs, LAST_MOMENT)  # a file may say anything
     if secs < 0.9995:
         return f"{secs * 1000:.2g} ms" if secs < 0.0995 else f"{secs * 1000:.0f} ms"
     for unit, below in pairwise(_UNITS):
@@ -50,7 +52,7 @@ def date_text(at: float) -> str:
 
 def stamp(at: float) -> str:
     """Return a moment as ISO 8601 has it, in UTC and without saying so."""
-    moment = _EPOCH + timedelta(seconds=min(max(at, 0.0), _LAST))
+    moment = _EPOCH + timedelta(seconds=min(max(at, 0.0), LAST_MOMENT))
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds")
 
 
