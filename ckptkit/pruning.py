@@ -10,6 +10,7 @@ every moment the state file names what is there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -21,7 +22,6 @@ from ckptkit.keeping import reasons_in, stem_of, words
 from ckptkit.ledger import Ledger
 from ckptkit.preservation import KeepContext, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
-from ckptkit.state_file import StateFile
 from ckptkit.store import Store
 
 __all__ = ["Pruning", "prune"]
@@ -70,42 +70,56 @@ def prune(
     if store.is_empty():  # not to leave a lock wherever somebody types
         raise CheckpointNotFoundError(f"no checkpoints in {store.directory}.")
     if not apply:
-        return _plan(store, policy, now, foreign, resumed_from)[0]
+        return _Plan(store, policy, now, foreign, resumed_from).pruning
     lock = store.lock()
     try:
         if not lock.is_first:
             raise DirectoryLockedError(
                 f"cannot prune {store.directory}: this very process writes checkpoints there. Close its manager first."
             )
-        pruning, before, after = _plan(store, policy, now, foreign, resumed_from)
-        if pruning.gone:
+        plan = _Plan(store, policy, now, foreign, resumed_from)
+        if plan.pruning.gone:
             # As after a save: what is still to be deleted stays listed, or after a crash nothing would manage it.
-            store.write_state(before)
-            store.delete(*pruning.gone)
-            store.write_state(after)
-        return pruning
+            store.write_state(plan.before)
+            store.delete(*plan.pruning.gone)
+        if plan.pruning.gone or plan.is_stale:
+            store.write_state(plan.after)
+        return plan.pruning
     finally:
         lock.release()
 
 
-def _plan(
-    store: Store, policy: PreservationPolicy, now: float, foreign: bool, resumed_from: str | None
-) -> tuple[Pruning, StateFile, StateFile]:
-    """Return what is to be pruned, and the state file before and after."""
-    listing = store.scan()
-    if not listing.records:
-        told = "".join(f"\n{name} is damaged: {reason}." for name, reason in listing.damaged.items())
-        raise CheckpointNotFoundError(f"no checkpoints in {store.directory}.{told}")
-    own = [record for record in listing.records if not record.foreign] or listing.records
-    # Where there is no list, all are to be on it: what is older than the last one kept for its age nobody manages.
-    began = now if listing.state is not None else min(record.created_at for record in listing.records)
-    ledger = Ledger(stem_of(own[-1].name), None, None, _whole(policy, foreign=foreign), began)
-    ledger.adopt(listing, now)
-    ledger.resumed_from = resumed_from
-    damaged = {**listing.damaged, **_found_damaged(store, ledger)}
-    before, reasons = ledger.state_file(), reasons_in(ledger, now, "not on TensorFlow's list")
-    gone = tuple(ledger.take_out_superfluous(now))
-    return Pruning(listing.records, gone, reasons, damaged), before, ledger.state_file()
+class _Plan:
+    """What is to be done to a directory.
+
+    Attributes:
+        pruning: What goes and what stays.
+        before: TensorFlow's state file while something is deleted.
+        after: The one of what is left.
+        is_stale: Whether the one that is there names what is gone: a pruning or a save died before it was rewritten.
+    """
+
+    def __init__(
+        self, store: Store, policy: PreservationPolicy, now: float, foreign: bool, resumed_from: str | None
+    ) -> None:
+        listing = store.scan()
+        if not listing.records:
+            told = "".join(f"\n{name} is damaged: {reason}." for name, reason in listing.damaged.items())
+            raise CheckpointNotFoundError(f"no checkpoints in {store.directory}.{told}")
+        own = [record for record in listing.records if not record.foreign] or listing.records
+        # Where there is no list, all are to be on it: what is older than the last one kept for its age nobody manages.
+        began = now if listing.state is not None else min(record.created_at for record in listing.records)
+        ledger = Ledger(stem_of(own[-1].name), None, None, _whole(policy, foreign=foreign), began)
+        ledger.adopt(listing, now)
+        ledger.resumed_from = resumed_from
+        damaged = {**listing.damaged, **_found_damaged(store, ledger)}
+        reasons = reasons_in(ledger, now, "not on TensorFlow's list")
+        self.before = ledger.state_file()
+        self.pruning = Pruning(listing.records, tuple(ledger.take_out_superfluous(now)), reasons, damaged)
+        self.after = ledger.state_file()
+        there = {record.name for record in listing.records} | damaged.keys()
+        listed = () if listing.state is None else listing.state.all_model_checkpoint_paths
+        self.is_stale = any(os.path.basename(path) not in there for path in listed)
 
 
 def _whole(policy: PreservationPolicy, *, foreign: bool) -> PreservationPolicy:

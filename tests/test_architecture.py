@@ -42,7 +42,7 @@ FLOORS = [
         "worker_keys",
     },
     {"coordination", "failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
-    {"policies", "preservation", "table"},
+    {"history", "policies", "preservation", "table"},
     {"appointment", "bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
         "bundle",
@@ -62,7 +62,7 @@ FLOORS = [
     {"comparing", "options", "pruning", "repairing"},
     # Keras and TensorFlow from here on.
     {"keras2", "keras3"},
-    {"cluster", "which_keras"},
+    {"cluster", "tensorboard", "which_keras"},
     {
         "export.built",
         "export.compiled",
