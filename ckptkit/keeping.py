@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckptkit import history
 from ckptkit.combinators import Combined
 from ckptkit.ledger import Ledger
 from ckptkit.listing import Listing
@@ -29,7 +30,7 @@ from ckptkit.preservation import (
 )
 from ckptkit.records import split_number
 
-__all__ = ["Upkeep", "reasons_in", "stem_of", "with_best", "words"]
+__all__ = ["Upkeep", "reasons_in", "resumed_from", "stem_of", "with_best", "words"]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -40,7 +41,7 @@ class Upkeep:
     Args:
         listing: What is there.
         now: Seconds since the Epoch.
-        resumed_from: Name of the checkpoint that the last run went on from, if that is known.
+        went_on_from: Name of the checkpoint that the last run went on from, if that is known.
 
     Attributes:
         reasons: Why each checkpoint is kept, by name: nothing for one that the next save deletes, ``("unknown",)``
@@ -49,7 +50,7 @@ class Upkeep:
         best: Name of the best, if there is one.
     """
 
-    def __init__(self, listing: Listing, now: float, resumed_from: str | None = None) -> None:
+    def __init__(self, listing: Listing, now: float, went_on_from: str | None = None) -> None:
         self.best_policy: Best | None = None
         self.best: str | None = None
         self.reasons: Mapping[str, tuple[str, ...]] = {record.name: ("unknown",) for record in listing.records}
@@ -60,7 +61,7 @@ class Upkeep:
         max_to_keep, hours, policy = options
         ledger = Ledger(stem_of(newest.name), max_to_keep, (hours or 0) * 3600.0 or None, policy, now)
         ledger.adopt(listing, now)
-        ledger.resumed_from = resumed_from
+        ledger.resumed_from = went_on_from
         self.reasons = reasons_in(ledger, now, f"every {hours:g} h" if hours else "not managed")
         self.best_policy = ledger.best_policy
         best = None if ledger.best_policy is None else ledger.best
@@ -89,6 +90,15 @@ def reasons_in(ledger: Ledger, now: float, unlisted: str) -> dict[str, tuple[str
             told.append("not managed" if record.foreign or stem_of(record.name) != stem else unlisted)
         found[record.name] = tuple(told)
     return found
+
+
+def resumed_from(directory: str) -> str | None:
+    """Return the name of the checkpoint that the last run in a directory went on from, None if nobody noted it."""
+    for event in reversed(history.read(directory)):
+        if event.kind in ("begun", "restored"):
+            name = event.facts.get("resumed_from" if event.kind == "begun" else "name")
+            return name if isinstance(name, str) else None
+    return None
 
 
 def stem_of(name: str) -> str:

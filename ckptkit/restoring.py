@@ -100,6 +100,7 @@ def restore(
     strict: bool = True,
     foreign: bool = False,
     only: Collection[str] | None = None,
+    but: Collection[str] = (),
     ready: Callable[[], None] = lambda: None,
 ) -> Pending:
     """Restore the objects of ``graph`` from a checkpoint, all of them or none.
@@ -113,6 +114,7 @@ def restore(
             is logged and stays as it is.
         only: Names of children of the root whose values are wanted: those of others, and of what belongs to others,
             may stay where they are. None for all.
+        but: Names of children that are not wanted, whatever they hang on.
         ready: Called when everything is read and fits, and before anything is assigned.
 
     Returns:
@@ -128,7 +130,7 @@ def restore(
             f"cannot restore {file.prefix}: it holds names and values but no object graph, as TF 1's Saver writes "
             "them.\nRestore it with tf.train.Checkpoint.restore once, and save it again."
         )
-    match = _Match(graph.live(), saved, file, foreign, only)
+    match = _Match(graph.live(), saved, file, foreign, only, but)
     match.report(strict)
     values = match.read(match.keys())
     ready()
@@ -212,6 +214,7 @@ class _Match:
         file: CheckpointFile,
         foreign: bool,
         only: Collection[str] | None = None,
+        but: Collection[str] = (),
     ) -> None:
         self._prefix = file.prefix
         self._file = file
@@ -228,6 +231,7 @@ class _Match:
         self.variables = 0
         self._foreign = foreign
         self._only = only
+        self._but = but
         self._done: set[int] = set()  # saved nodes that TensorFlow need not look at
         self._pairs = _pair(live, saved)
         self.unbuilt = [live[at].trackable for at in self._pairs if is_unbuilt(live[at].trackable)]
@@ -375,6 +379,7 @@ class _Match:
                 wanted.append(child.node_id)
             else:
                 others.add(child.node_id)
+        others |= {c.node_id for node in self._saved.nodes for c in node.children if c.local_name in self._but}
         return self._reached_from(wanted, without=others)
 
     def _reached_from(self, queue: list[int], without: Collection[int] = ()) -> set[int]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptkit.keeping import Upkeep, reasons_in, with_best, words
+from ckptkit.history import Event
+from ckptkit.keeping import Upkeep, reasons_in, resumed_from, with_best, words
 from ckptkit.ledger import Ledger
 from ckptkit.listing import Listing
 from ckptkit.policy_text import write_policy
@@ -46,11 +47,11 @@ def callback(max_to_keep=None, policy=None, monitor=None, mode=None):
     return {"training_checkpoint": options}
 
 
-def upkeep_of(config, records, *, state=None, resumed_from=None):
+def upkeep_of(config, records, *, state=None, went_on_from=None):
     """What is known of some records, the newest of which has a configuration."""
     *rest, newest = records
     newest = record(newest.step, metrics=newest.metrics, config=config)
-    return Upkeep(Listing((*rest, newest), {}, state), NOW, resumed_from)
+    return Upkeep(Listing((*rest, newest), {}, state), NOW, went_on_from)
 
 
 FOUR = [record(step, metrics={"loss": loss}) for step, loss in ((1, 3.0), (2, 1.0), (3, math.nan), (4, 2.0))]
@@ -129,9 +130,31 @@ def test_the_best_is_that_of_the_policy_and_not_a_damaged_one():
 
 
 def test_the_one_that_the_run_went_on_from_stays():
-    upkeep = upkeep_of(manager(1), FOUR, resumed_from="ckpt-2")
+    upkeep = upkeep_of(manager(1), FOUR, went_on_from="ckpt-2")
     assert upkeep.reasons["ckpt-2"] == ("resumed from",)
     assert upkeep.reasons["ckpt-1"] == ()
+
+
+@pytest.mark.parametrize(
+    ("events", "name"),
+    [
+        ([], None),
+        ([("begun", {"resumed_from": "ckpt-1"})], "ckpt-1"),
+        ([("begun", {"resumed_from": "ckpt-1"}), ("begun", {"resumed_from": None})], None),
+        (
+            [("begun", {"resumed_from": "ckpt-1"}), ("restored", {"name": "ckpt-2"}), ("saved", {"name": "ckpt-3"})],
+            "ckpt-2",
+        ),
+        ([("begun", {"resumed_from": 7})], None),
+        ([("begun", {})], None),
+    ],
+    ids=str,
+)
+def test_the_one_that_the_last_run_went_on_from_is_what_its_history_says(tmp_path, events, name):
+    (tmp_path / ".ckptkit").mkdir()
+    lines = [Event(kind, 1.0, "run", facts).to_json() for kind, facts in events]
+    (tmp_path / ".ckptkit" / "history.jsonl").write_text("\n".join(lines))
+    assert resumed_from(str(tmp_path)) == name
 
 
 def test_what_is_not_on_the_list_is_not_managed_or_kept_for_its_age():

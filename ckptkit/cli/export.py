@@ -125,7 +125,7 @@ def _model(path: str) -> Any:
     if isinstance(builder, keras.Model):
         return builder
     if not callable(builder):
-        raise UsageError(f"{path} is a {type(builder).__name__}: name a function that builds a model")
+        raise UsageError(f"{path} is of type {type(builder).__name__}: name a function that builds a model")
     needed = _arguments_needed_by(builder)
     if needed:
         raise UsageError(f"{path} cannot be called without {', '.join(needed)}: name one that can")

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ckptkit.cli.printing import age_text, console, plain, print_json, table_of
 from ckptkit.cli.usage import secs
-from ckptkit.keeping import Upkeep
+from ckptkit.keeping import Upkeep, resumed_from
 from ckptkit.listing import DirectoryReader, Listing
 from ckptkit.records import CheckpointRecord
 from ckptkit.stats import size_text
@@ -127,7 +127,7 @@ class _Look:
 
 def _look(reader: DirectoryReader) -> _Look:
     listing, now = reader.scan(), time.time()
-    return _Look(listing, Upkeep(listing, now), now)
+    return _Look(listing, Upkeep(listing, now, resumed_from(reader.directory)), now)
 
 
 def _follow(reader: DirectoryReader, interval: float, *, as_json: bool) -> int:

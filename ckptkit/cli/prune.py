@@ -18,7 +18,7 @@ from typing import Any
 
 from ckptkit.cli.printing import age_text, console, plain, print_json, table_of
 from ckptkit.cli.usage import UsageError, count, secs, steps
-from ckptkit.keeping import Upkeep
+from ckptkit.keeping import Upkeep, resumed_from
 from ckptkit.preservation import Best, EveryNSecs, EveryNSteps, Latest, PreservationPolicy, Steps
 from ckptkit.pruning import Pruning, prune
 from ckptkit.records import CheckpointRecord
@@ -59,7 +59,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     store, now = Store(options.path.rstrip(os.sep) or os.sep), time.time()
     policy = _policy(options, store, now)
-    pruning = prune(store, policy, now=now, foreign=options.foreign, apply=options.yes)
+    came_from = resumed_from(store.directory)
+    pruning = prune(store, policy, now=now, foreign=options.foreign, resumed_from=came_from, apply=options.yes)
     if options.json:
         print_json(_json(pruning, done=options.yes))
     else:

@@ -129,7 +129,7 @@ def _facts(record: CheckpointRecord, manifest: Manifest | None) -> dict[str, Any
             "sequence": record.sequence,
             "seconds": dict(manifest.seconds),
             "versions": dict(manifest.versions),
-            "files": dict(manifest.files),
+            "files": dict(sorted(manifest.files.items())),
         }
     return facts | {"created_at": record.created_at, "size_bytes": record.size_bytes, "config": dict(record.config)}
 

@@ -58,7 +58,8 @@ def restore_into(model: keras.Model, record: CheckpointRecord, name: str) -> Non
             if _OPTIMIZER in there:
                 objects[_OPTIMIZER] = optimizer
         graph = CheckpointGraph(tf.train.Checkpoint(**objects))
-        pending = restoring.restore(graph, file, foreign=record.foreign, only=objects)
+        unwanted = [_OPTIMIZER] if optimizer is None else []
+        pending = restoring.restore(graph, file, foreign=record.foreign, only=objects, but=unwanted)
     left = pending.leftovers()
     if left:
         raise CheckpointMismatchError(
