@@ -140,10 +140,8 @@ class _Norm:
 
 
 def _numbers(piece: Array) -> Array:
-    """Return values that NumPy can order: magnitudes of complex ones, and small floats as larger ones."""
-    if piece.dtype.kind == "c":
-        return np.abs(piece)
-    return piece if piece.dtype.kind in "biuf" else piece.astype(np.float32)
+    """Return values that NumPy can order: of complex ones the magnitudes."""
+    return np.abs(piece) if piece.dtype.kind == "c" else piece
 
 
 def _wide(piece: Array) -> Array:

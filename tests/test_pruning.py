@@ -80,10 +80,9 @@ def test_the_state_file_names_what_is_left(directory):
     assert state_of(directory) == StateFile("ckpt-4", ("ckpt-2", "ckpt-4"), (1001.0, 1003.0), 0.5)
 
 
-def test_where_nothing_goes_nothing_is_written(directory):
-    before = files_in(directory)
+def test_where_nothing_goes_nothing_is_written(directory, monkeypatch):
+    monkeypatch.setattr(Store, "write_state", None)
     assert pruned(directory, Latest(9)).gone == ()
-    assert files_in(directory) == before
 
 
 @pytest.mark.parametrize("policy", [Steps([99]), Best("accuracy", "max"), EveryNSteps(50)], ids=repr)
@@ -171,6 +170,25 @@ def test_plain_tensorflows_stay_on_the_list_and_take_nobodys_place(mixed):
 def test_our_newest_stays_although_plain_tensorflows_is_newer(mixed):
     pruned(mixed, Steps([99]))
     assert there(mixed) == ["ckpt-4", "ckpt-5", "ckpt-6"]
+
+
+def test_ours_are_pruned_although_plain_tensorflows_newest_is_under_another_name(directory):
+    save_foreign(directory, "model-9")
+    put_state(directory, ["ckpt-1", "ckpt-2", "ckpt-3", "ckpt-4", "model-9"])
+    pruned(directory, Latest(1))
+    assert set(there(directory)) == {"ckpt-4", "model-9"}
+    assert state_of(directory).all_model_checkpoint_paths == ("model-9", "ckpt-4")
+
+
+def test_tensorflow_finds_what_is_left(directory):
+    import tensorflow as tf  # here: the other tests need none
+
+    save(directory, 5, sequence=9)  # a run died before it was listed
+    pruned(directory, Latest(1) | Best("loss", "min"))
+    assert tf.train.latest_checkpoint(directory) == os.path.join(directory, "ckpt-5")
+    listed = tf.train.get_checkpoint_state(directory).all_model_checkpoint_paths
+    assert list(listed) == [os.path.join(directory, name) for name in ("ckpt-2", "ckpt-5")]
+    assert tf.train.load_checkpoint(os.path.join(directory, "ckpt-2")).get_tensor("bias").shape == (8,)
 
 
 def test_plain_tensorflows_go_when_that_is_asked_for(mixed):
