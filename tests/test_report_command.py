@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from ckptkit import cli
 from ckptkit.report import page as module
 from tests import checkpoint_dirs
-from tests.report_cases import write
+from tests.report_cases import measured, write
 
 CHART_LIBRARY = module.chart_library
 
@@ -49,10 +50,13 @@ def test_without_a_name_it_is_report_html_and_what_was_there_is_replaced(directo
 
 
 def test_json_is_what_the_page_is_made_of_and_makes_no_page(directory, capsys):
+    with open(os.path.join(directory, ".ckptkit", "history.jsonl"), "a") as file:
+        file.write(measured(5105, 500, "c", loss=math.nan).to_json() + "\n")
     assert cli.main(["report", directory, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [turn["ended"] for turn in found["turns"]] == ["killed", "preempted", "ended"]
     assert found["totals"]["repeated_steps"] == 100
+    assert found["curves"][0]["values"] == [0.9, 0.5, 0.4, 0.35, "NaN"]
     assert os.listdir() == ["digits"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from ckptkit.report import event_facts
 from ckptkit.report.curves import Curve, families
 from ckptkit.report.facts import gather
+from ckptkit.report.page import page
 from ckptkit.report.turns import is_alive
 from tests import checkpoint_dirs
 from tests.report_cases import EVENTS, NOW, RECORDS, cost, event, facts, measured, record, saved, write
@@ -145,6 +145,13 @@ def test_the_latest_the_best_the_one_resumed_from_and_what_keeps_each_are_marked
     assert told["ckpt-380"].kept_by == ("latest 2", "resumed from")
 
 
+def test_what_was_restored_in_mid_run_is_what_the_run_went_on_from():
+    assert saves(events=[*EVENTS, event("restored", 5105, "c", name="ckpt-200", step=200)])["ckpt-200"].kept_by == (
+        "best val_loss",
+        "resumed from",
+    )
+
+
 def test_one_that_was_saved_again_is_there_twice_and_the_later_one_is_what_lies_there():
     events = [
         *EVENTS,
@@ -263,14 +270,6 @@ def test_what_else_happened_is_told_with_its_turn():
     ]
 
 
-def test_as_json_it_is_strict_and_holds_numbers_that_are_none_by_name():
-    events = [event("begun", 0, step=0), measured(1, 1, loss=math.nan), saved(2, 2, metrics={"loss": math.inf})]
-    found = json.loads(json.dumps(facts(events, ()).to_json(), allow_nan=False))
-    assert found["curves"][0]["values"] == ["NaN", "Infinity"]
-    assert found["saves"][0]["metrics"] == {"loss": "Infinity"}
-    assert found["turns"][0]["ended"] == "unknown"
-
-
 def test_a_directory_is_gathered_with_its_history_and_changed_in_nothing(tmp_path):
     directory = str(tmp_path / "digits")
     write(directory)
@@ -321,7 +320,7 @@ def test_an_event_may_say_anything_and_the_rest_is_told_all_the_same(odd):
     events = [event(kind, at, run, **dict.fromkeys(keys, odd)) for run in "xy" for at, kind in enumerate(kinds, 6000)]
     known = facts([*EVENTS, *events])
     assert known.saves[:3] == facts().saves[:3]
-    json.dumps(known.to_json(), allow_nan=False)
+    page(known, "")
 
 
 def test_what_is_of_a_wrong_type_counts_as_not_said():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import sys
 import time
+from dataclasses import asdict
 
-from ckptkit.cli.printing import plain
+from ckptkit.cli.printing import plain, print_json
 from ckptkit.durability import write_file
 from ckptkit.errors import MissingExtraError
 from ckptkit.report.facts import Facts, gather
@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"no checkpoints in {plain(options.path)}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(facts.to_json(), indent=2, allow_nan=False))
+        print_json(asdict(facts))
     if options.output is not None or not options.json:
         path = options.output or _PAGE
         try:

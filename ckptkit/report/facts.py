@@ -2,7 +2,6 @@
 
 facts = gather("runs/digits", now=time.time())
 facts.totals.lost_secs
-facts.to_json()                 # what the page is made of, for programs
 
 TensorFlow is not loaded, nothing in the directory is changed, and no lock is taken.
 """
@@ -11,13 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ckptkit.history import Event, read
 from ckptkit.keeping import Upkeep
 from ckptkit.listing import MANIFEST, DirectoryReader, Listing
-from ckptkit.records import CheckpointRecord, Manifest, ManifestError, finite_json
+from ckptkit.records import CheckpointRecord, Manifest, ManifestError
 from ckptkit.report.curves import Curve, curves_of
 from ckptkit.report.event_facts import text, whole
 from ckptkit.report.saves import Save, saves_of
@@ -108,10 +106,6 @@ class Facts:
         """Whether there is nothing to tell."""
         return not self.saves and not self.has_history
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as strict JSON can hold it: NaN and the infinities by their names."""
-        return {key: _strict(value) for key, value in asdict(self).items()}
-
 
 def gather(directory: str, now: float) -> Facts:
     """Read a directory and return what is known of it."""
@@ -140,8 +134,9 @@ def facts_of(
         turns: The turns that the events make.
         now: Seconds since the Epoch.
     """
-    origins = [text(event, "resumed_from") for event in events if event.kind == "begun"]
-    upkeep = Upkeep(listing, now, origins[-1] if origins else None)
+    names = {"begun": "resumed_from", "restored": "name"}
+    origins = [text(event, names[event.kind]) for event in events if event.kind in names]
+    upkeep = Upkeep(listing, now, origins[-1] or None if origins else None)
     saves = tuple(_with_upkeep(save, upkeep) for save in saves_of(listing, events, seconds))
     numbers = {turn.run: turn.number for turn in turns}
     incidents = tuple(
@@ -228,13 +223,3 @@ def _unknown(saves: Sequence[Save], turns: Sequence[Turn]) -> tuple[str, ...]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float):
-        return finite_json({"": value})[""]
-    if isinstance(value, Mapping):
-        return {str(key): _strict(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(each) for each in value]
-    return value
