@@ -64,6 +64,7 @@ _OF_MANAGER = (
     "on_save_error",
     "max_save_errors",
     "worker_timeout_secs",
+    "verbose",
 )
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
@@ -111,6 +112,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
             the first save logs which one it is.
         max_input_state_bytes: Most bytes that an iterator's state, shuffle buffers included, may take in a checkpoint.
+        verbose: 1 logs at the level INFO what a resume goes on from, what each save has cost and how the place in the
+            data is kept, and shows a bar on a terminal while a large checkpoint is restored. 0 is silent; warnings and
+            errors are told in any case.
         callbacks: The callbacks whose state is saved; None for all that are passed to ``fit``. A callback of your own
             joins with ``get_state()`` and ``set_state(state)``; those of Keras are known.
 
@@ -144,6 +148,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
+        verbose: int = 1,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> None:
         super().__init__()
@@ -167,6 +172,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             worker_timeout_secs=worker_timeout_secs,
             input_state=input_state,
             max_input_state_bytes=max_input_state_bytes,
+            verbose=verbose,
         )
         validate(callbacks)
         self.directory = os.fspath(self._options.directory)
@@ -253,6 +259,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             before_step=self._before_step,
             input_state=self._options.input_state,
             limit=self._options.max_input_state_bytes,
+            verbose=self._options.verbose,
         )
         self._inputs.begin_at(None)
         self._restore(dataset, first_epoch(frame))
@@ -483,7 +490,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if at.batch and fit_model.has_other_metrics(at.model, self.model):
             self.model.reset_metrics()
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
-        _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
+        if self._options.verbose:
+            _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
 
     def _mode(self) -> str | None:
         """Return which way ``monitor`` ranks, None where nothing is monitored; the metric may say it itself."""

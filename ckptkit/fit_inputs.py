@@ -34,6 +34,7 @@ class FitInputs:
         limit: Most bytes that the state of an iterator may take.
         before_epoch: Called when the loop over an epoch's batches begins.
         before_step: Called between two steps of an epoch; see :class:`InputHooks`.
+        verbose: As of :class:`InputPosition`.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class FitInputs:
         limit: int,
         before_epoch: Callable[[], None],
         before_step: Callable[[int, Callable[[], Mapping[str, Any]]], None],
+        verbose: int = 1,
     ) -> None:
-        self._options: dict[str, Any] = {"input_state": input_state, "limit": limit}
+        self._options: dict[str, Any] = {"input_state": input_state, "limit": limit, "verbose": verbose}
         self._epochs = epochs
         self._train = _position(epochs, "training data", **self._options)
         self._validate_on = validation
@@ -177,7 +179,7 @@ class FitInputs:
             )
 
 
-def _position(epochs: Any, name: str, *, input_state: str, limit: int) -> InputPosition:
+def _position(epochs: Any, name: str, *, input_state: str, limit: int, verbose: int) -> InputPosition:
     """Return the position in what Keras goes over, which knows more of it than its dataset tells."""
     facts = facts_of(epochs)
     return InputPosition(
@@ -188,6 +190,7 @@ def _position(epochs: Any, name: str, *, input_state: str, limit: int) -> InputP
         exact=facts.exact,
         obstacle=facts.obstacle,
         name=name,
+        verbose=verbose,
     )
 
 

@@ -62,6 +62,7 @@ class InputPosition:
         exact: Whether the iterator's state is known to hold everything, whatever TensorFlow says.
         obstacle: Why it is known not to.
         name: What to call the input in the log.
+        verbose: 0 for no line in the log about the way, unless it is a warning.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class InputPosition:
         exact: bool = False,
         obstacle: str | None = None,
         name: str = "input",
+        verbose: int = 1,
     ) -> None:
         self._dataset = dataset
         self._pipeline = Pipeline(dataset) if isinstance(dataset, tf.data.Dataset) else None
@@ -83,6 +85,7 @@ class InputPosition:
         self._exact = exact
         self._obstacle = obstacle
         self._name = name
+        self._verbose = verbose
         self._iterators: list[int] = []  # batches drawn from each iterator that was made
         self._current: Any = None
         self._pending: tuple[Mapping[str, Any], Sequence[tf.Tensor]] | None = None
@@ -240,7 +243,7 @@ class InputPosition:
         way = self.way or "replay"
         # What Python code yields may differ from run to run, and nobody can tell.
         in_doubt = way == "restart" or (way == "replay" and re.search("Py|no seed", self._obstacle or ""))
-        level = logging.WARNING if in_doubt else logging.INFO
+        level = logging.WARNING if in_doubt else logging.INFO if self._verbose else logging.DEBUG
         _log.log(level, "%s: %s, %s%s.", self._name, way, _MEANING[way], obstacle)
 
     def _decide(self) -> None:

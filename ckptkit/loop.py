@@ -118,8 +118,12 @@ class TrainingLoop:
         self.manager = manager
         self.step = self.epoch = self.batch = 0
         self.resumed_from: CheckpointRecord | None = None
-        self._input = InputPosition(dataset, input_state=input_state, limit=max_input_state_bytes)
-        self._validation = None if validation is None else InputPosition(validation, name="validation data")
+        self._input = InputPosition(
+            dataset, input_state=input_state, limit=max_input_state_bytes, verbose=manager.verbose
+        )
+        self._validation = (
+            None if validation is None else InputPosition(validation, name="validation data", verbose=manager.verbose)
+        )
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._iterator: Iterator[Any] | None = None
@@ -296,7 +300,10 @@ class TrainingLoop:
                 if shared:
                     self._input.carry(self._validation, *state["validation"])
                 self._validation.move_to(*state["validation"], is_caught_up=shared)
-        _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, self.step, self.epoch, self.batch)
+        if self.manager.verbose:
+            _log.info(
+                "resuming from %s: step %d, epoch %d, batch %d.", record.prefix, self.step, self.epoch, self.batch
+            )
 
 
 def _shared_out_anew(state: Mapping[str, Any], *, is_new: bool) -> dict[str, Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "PATH",
     "SECS",
     "SIGNALS",
+    "VERBOSE",
     "Rule",
     "one_of",
     "policy_of",
@@ -190,6 +191,7 @@ SIGNALS = Rule(
     _are_signals,
     lambda value: tuple(map(_name_of, value)),
 )
+VERBOSE = Rule("must be 0 or 1", lambda value: isinstance(value, bool) or (_is_whole(value, 0) and value <= 1), int)
 METRIC = Rule(
     "must be a metric's name, or None", lambda value: value is None or (isinstance(value, str) and value != "")
 )

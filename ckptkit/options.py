@@ -26,6 +26,7 @@ from ckptkit.option_rules import (
     PATH,
     SECS,
     SIGNALS,
+    VERBOSE,
     Rule,
     one_of,
     policy_of,
@@ -121,6 +122,7 @@ class CheckpointManagerOptions(Options):
     max_save_errors: int | None = field(default=MAX_SAVE_ERRORS, metadata=_by(_ERRORS))
     read_only: bool = field(default=False, metadata=_by(FLAG))
     worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
+    verbose: int = field(default=1, metadata=_by(VERBOSE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,7 @@ class TrainingCheckpointOptions(Options):
     worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
     input_state: str = field(default="auto", metadata=_by(_INPUT_STATE))
     max_input_state_bytes: int = field(default=DEFAULT_LIMIT, metadata=_by(_BYTES))
+    verbose: int = field(default=1, metadata=_by(VERBOSE))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,6 +168,7 @@ class ExportOnCompletionOptions(Options):
     versions: int | None = field(default=None, metadata=_by(_VERSIONS))
     overwrite: bool = field(default=False, metadata=_by(FLAG))
     verify: bool = field(default=True, metadata=_by(FLAG))
+    verbose: int = field(default=1, metadata=_by(VERBOSE))
 
     def __post_init__(self) -> None:
         super().__post_init__()
