@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +48,7 @@ from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.preservation import All, Best, Latest, PreservationPolicy
 from ckptkit.records import CheckpointRecord
+from ckptkit.resuming import resume_line
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
 from ckptkit.unsaved_random import say_what_is_lost
@@ -491,7 +493,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self.model.reset_metrics()
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
         if self._options.verbose:
-            _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
+            _log.info("%s", self._resume_line(record))
+
+    def _resume_line(self, record: CheckpointRecord) -> str:
+        assert self._inputs is not None
+        at, others = self._now, self._others.names_in(self._now.callbacks)
+        restored = ["model"] if self.model.optimizer is None else ["model", "optimizer"]
+        restored += ["random numbers"] if at.random else []
+        restored += [f"{len(others)} callback{'s' if len(others) > 1 else ''} ({', '.join(others)})"] if others else []
+        inputs = self._inputs.guarantees(at.inputs)
+        return resume_line(record, time.time(), epoch=at.epoch, batch=at.batch, restored=restored, inputs=inputs)
 
     def _mode(self) -> str | None:
         """Return which way ``monitor`` ranks, None where nothing is monitored; the metric may say it itself."""

@@ -82,6 +82,18 @@ class FitInputs:
             places["validation"] = self._saved_validation
         return places
 
+    def guarantees(self, saved: Mapping[str, Any]) -> list[str]:
+        """Say how each of both comes back to where it was saved, and how exactly."""
+        told = []
+        if "train" in saved:
+            told.append(self._train.guarantee(saved["train"], saved["train"]["state"]))
+        if "validation" in saved and self._validate_on is not None:
+            validation = InputPosition(
+                self._validate_on, input_state=self._options["input_state"], name="validation data"
+            )
+            told.append(validation.guarantee(saved["validation"], saved["validation"]["state"]))
+        return told
+
     def random_outside(self, random: Mapping[str, Any]) -> dict[str, Any]:
         """Return the states of the global generators but for those that the data, where they are now, draw from."""
         return self._train.without_its_own(random)

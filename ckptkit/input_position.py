@@ -181,7 +181,7 @@ class InputPosition:
         before = self._iterators[:-1] if goes_on else self._iterators
         drawn = self.drawn if goes_on else 0
         state = self._state() if drawn or (self.way is None and self._current is not None) else ()
-        place: dict[str, Any] = {"before": list(before), "drawn": drawn, "way": self.way or "replay"}
+        place: dict[str, Any] = {"before": list(before), "drawn": drawn, "way": self.way or "replay", "usual": self.way}
         place["begun_with"] = self._before if drawn and self.way != "iterator" else {"variables": self._variables()}
         if self._pipeline is not None:
             place |= {"spec": str(self._dataset.element_spec), "layout": self._pipeline.layout}  # type: ignore[attr-defined]
@@ -245,6 +245,18 @@ class InputPosition:
         in_doubt = way == "restart" or (way == "replay" and re.search("Py|no seed", self._obstacle or ""))
         level = logging.WARNING if in_doubt else logging.INFO if self._verbose else logging.DEBUG
         _log.log(level, "%s: %s, %s%s.", self._name, way, _MEANING[way], obstacle)
+
+    def guarantee(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> str:
+        """Say how this input comes back to what :meth:`save` returned, and how exactly."""
+        if place.get("is_shared_out_anew"):
+            return f"{self._name}: goes on behind as many batches of another share, not exactly"
+        if not place["drawn"] and not place["before"]:
+            return f"{self._name}: not gone over so far"
+        way = self._way_to(place, state)
+        is_counted = bool(state) or place.get("is_counted", False)
+        if not place["drawn"] and way == "replay" and is_counted and place.get("usual") == "iterator":
+            way = "iterator"  # between two epochs there is no iterator to keep, and nothing to draw and drop either
+        return f"{self._name}: {way}, {_MEANING.get(way, 'which this version does not know')}"
 
     def _decide(self) -> None:
         """Choose the way, if it is not known yet, by looking at the pipeline; the iterator's state is tried later."""

@@ -49,6 +49,7 @@ FLOORS = [
         "mismatch",
         "progress",
         "ranking",
+        "resuming",
         "snappy",
         "string_tensors",
         "writer",
