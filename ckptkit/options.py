@@ -24,6 +24,7 @@ from ckptkit.option_rules import (
     HOURS,
     METRIC,
     PATH,
+    PATH_OR_NONE,
     SECS,
     SIGNALS,
     VERBOSE,
@@ -122,6 +123,7 @@ class CheckpointManagerOptions(Options):
     max_save_errors: int | None = field(default=MAX_SAVE_ERRORS, metadata=_by(_ERRORS))
     read_only: bool = field(default=False, metadata=_by(FLAG))
     worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
+    tensorboard_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(PATH_OR_NONE))
     verbose: int = field(default=1, metadata=_by(VERBOSE))
 
 
@@ -147,6 +149,7 @@ class TrainingCheckpointOptions(Options):
     on_save_error: str = field(default="raise", metadata=_by(_ON_ERROR))
     max_save_errors: int | None = field(default=MAX_SAVE_ERRORS, metadata=_by(_ERRORS))
     worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
+    tensorboard_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(PATH_OR_NONE))
     input_state: str = field(default="auto", metadata=_by(_INPUT_STATE))
     max_input_state_bytes: int = field(default=DEFAULT_LIMIT, metadata=_by(_BYTES))
     verbose: int = field(default=1, metadata=_by(VERBOSE))

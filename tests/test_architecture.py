@@ -54,7 +54,7 @@ FLOORS = [
         "string_tensors",
         "writer",
     },
-    {"policies", "preservation", "table"},
+    {"history", "policies", "preservation", "table"},
     {"appointment", "bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
         "bundle",
@@ -73,7 +73,7 @@ FLOORS = [
     {"options", "repairing"},
     # Keras and TensorFlow from here on.
     {"keras2", "keras3"},
-    {"cluster", "which_keras"},
+    {"cluster", "tensorboard", "which_keras"},
     {
         "export.built",
         "export.compiled",

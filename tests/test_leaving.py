@@ -8,13 +8,14 @@ import logging
 import os
 import signal
 import threading
+from unittest.mock import Mock
 
 import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit import finished_fits
-from ckptkit.leaving import leave
+from ckptkit import finished_fits, history
+from ckptkit.leaving import Departure
 from ckptkit.policies import EverySteps, Never
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.store import Store
@@ -128,6 +129,8 @@ def test_a_fit_leaves_at_the_next_batch_wherever_it_is_and_has_saved_what_it_did
     assert facts_of(callback) == facts
     assert (sends.trained, sends.validated, left.step) == (trained, validated, trained)
     assert (left.code, left.cause) == (143, "SIGTERM")
+    last = [(each.kind, each.facts["step"], each.facts["cause"]) for each in history.read(directory)[-1:]]
+    assert last == [("preempted", trained, "SIGTERM")] * bool(facts)  # without a save there is no directory
     assert left.checkpoint == (callback.manager.latest_checkpoint if facts else None)
 
 
@@ -377,6 +380,12 @@ def manager_of(directory, **options):
     return ckptkit.CheckpointManager(tf.train.Checkpoint(value=tf.Variable(1.0)), directory, 3, **options)
 
 
+def leave(watch, manager, step, save=None):
+    departure = Departure(watch)
+    departure.prepare(manager, step, is_watched=False)
+    departure.leave(step, save)
+
+
 def saves(manager, step):
     return lambda options: manager.save(step, False, options)
 
@@ -568,3 +577,18 @@ def test_of_a_hundred_signals_at_random_times_all_are_saved_and_gone_on_from_bit
         assert following["resumed"] == life.get("step", 0), "nothing is done again"
     for life in left:
         assert life["resumed"] + life["steps"] == life["step"], "nothing is lost"
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_where_another_worker_does_not_say_when_it_can_leave_nothing_is_saved(directory, watch, is_broken):
+    manager = manager_of(directory)
+    manager.save(1)
+    departure = Departure(watch)
+    departure.prepare(manager, 1, is_watched=False)
+    departure._appointment = Mock(is_broken=is_broken, is_due=lambda step: step == 3)
+    send()
+    departure.heed(2, saves(manager, 2))  # too early: goes on
+    with manager, pytest.raises(ckptkit.Preempted):
+        departure.heed(3, saves(manager, 3))
+    assert [record.step for record in manager.records()] == ([1] if is_broken else [1, 3])
+    assert not departure.is_appointed
