@@ -91,7 +91,6 @@ def progress(
             with _bar(console, plain(doing), size_bytes, steps) as work._shown:
                 yield work
         finally:
-            work._shown = None
             _only_bar.release()
     if verbose:
         size = f": {size_text(work.size_bytes)}" if work.size_bytes else ""
@@ -108,7 +107,7 @@ def _console() -> Console | None:
     if isinstance(sys.stdout, FileProxy) or isinstance(sys.stderr, FileProxy):  # another display of rich's is at work
         return None
     console = Console(file=sys.stderr)
-    return console if console.is_terminal or console.is_jupyter else None
+    return console if console.is_interactive or console.is_jupyter else None
 
 
 def _is_terminal() -> bool:

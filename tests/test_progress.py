@@ -60,6 +60,8 @@ def test_steps_are_shown_by_their_names(lines):
     with Screen() as screen, progress("saving model.keras", "saved model.keras", steps=3) as work:
         for name in ("writing", "loading it again", "noting checksums"):
             work.step(name)
+        (task,) = work._shown[0].tasks
+        assert (task.completed, task.total) == (2, 3)
     assert "saving model.keras" in screen.text
     assert "noting checksums" in screen.text
     (line,) = lines()
@@ -139,11 +141,17 @@ def test_of_two_at_once_one_has_the_bar_and_both_have_their_line(lines):
 
 
 @pytest.mark.parametrize("where", ["stderr", "stdout"])
-def test_another_display_of_rich_is_not_drawn_over(lines, where):
+@pytest.mark.parametrize("leads", ["stderr", "stdout"])
+def test_another_display_of_rich_is_not_drawn_over(lines, where, leads):
     with (
         Screen("stdout") as out,
         Screen() as screen,
-        Live("theirs", console=Console(file=getattr(sys, where))),
+        Live(
+            "theirs",
+            console=Console(file=getattr(sys, where)),
+            redirect_stdout=leads == "stdout",
+            redirect_stderr=leads == "stderr",
+        ),
         progress("ours", "our line", size_bytes=LARGE),
     ):
         pass
@@ -153,6 +161,15 @@ def test_another_display_of_rich_is_not_drawn_over(lines, where):
 
 
 # Where nobody looks on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("TTY_COMPATIBLE", "0")])
+def test_a_terminal_that_can_draw_no_bar_is_left_alone(lines, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with Screen() as screen, progress("restoring", "restored", size_bytes=LARGE):
+        pass
+    assert screen.text == ""
+    assert len(lines()) == 1
 
 
 class Gone(io.StringIO):
