@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.records import CheckpointRecord
+from ckptkit.resuming import resume_line
 from ckptkit.run_state import pack, unpack
 from ckptkit.unsaved_random import say_what_is_lost
 
@@ -117,8 +119,12 @@ class TrainingLoop:
         self.manager = manager
         self.step = self.epoch = self.batch = 0
         self.resumed_from: CheckpointRecord | None = None
-        self._input = InputPosition(dataset, input_state=input_state, limit=max_input_state_bytes)
-        self._validation = None if validation is None else InputPosition(validation, name="validation data")
+        self._input = InputPosition(
+            dataset, input_state=input_state, limit=max_input_state_bytes, verbose=manager.verbose
+        )
+        self._validation = None
+        if validation is not None:
+            self._validation = InputPosition(validation, name="validation data", verbose=manager.verbose)
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._iterator: Iterator[Any] | None = None
@@ -283,7 +289,18 @@ class TrainingLoop:
                 if shared:
                     self._input.carry(self._validation, *state["validation"])
                 self._validation.move_to(*state["validation"], is_caught_up=shared)
-        _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, self.step, self.epoch, self.batch)
+        if self.manager.verbose:
+            _log.info("%s", self._resume_line(record, state))
+
+    def _resume_line(self, record: CheckpointRecord, state: Mapping[str, Any]) -> str:
+        restored = [name for name in vars(self.manager.checkpoint) if not name.startswith("_")]
+        inputs = []
+        if self.epoch < self._epochs:
+            restored += ["random numbers"] if "random" in state else []
+            inputs.append(self._input.guarantee(*state["input"]))
+            if self._validation is not None and "validation" in state:
+                inputs.append(self._validation.guarantee(*state["validation"]))
+        return resume_line(record, time.time(), epoch=self.epoch, batch=self.batch, restored=restored, inputs=inputs)
 
 
 def _shared_out_anew(state: Mapping[str, Any], *, is_new: bool) -> dict[str, Any]:

@@ -88,6 +88,8 @@ class CheckpointManager:
             same directory, and save and restore at the same steps; the first one writes.
         tensorboard_dir: Folder of TensorBoard's files, where what saves cost and how often the run was resumed is
             written as scalars; None for nowhere.
+        verbose: 1 shows a bar on a terminal while a large checkpoint is restored, and logs a line for each restore and
+            each save at the level INFO. 0 is silent; warnings and errors are told in any case.
 
     Attributes:
         config: What each checkpoint says that the run is configured with, as JSON has it: these arguments by default.
@@ -120,6 +122,7 @@ class CheckpointManager:
         read_only: bool = False,
         worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
         tensorboard_dir: str | os.PathLike[str] | None = None,
+        verbose: int = 1,
     ) -> None:
         _require_checkpoint(checkpoint)
         options = CheckpointManagerOptions(
@@ -138,6 +141,7 @@ class CheckpointManager:
             read_only=read_only,
             worker_timeout_secs=worker_timeout_secs,
             tensorboard_dir=tensorboard_dir,
+            verbose=verbose,
         )
         self._checkpoint = checkpoint
         self.config: dict[str, Any] = {options.section: options.effective()}
@@ -148,6 +152,7 @@ class CheckpointManager:
         self._save_policy = save_policy
         self._async_save = async_save
         self._read_only = read_only
+        self._verbose = options.verbose
         self._graph = graph = CheckpointGraph(checkpoint)
         self._is_in_cluster = is_in_cluster() and not read_only
         self._cluster: Cluster | None = None
@@ -164,9 +169,16 @@ class CheckpointManager:
         state_lock = threading.RLock()  # the background thread enters its commits in the ledger
         tolerance = Tolerance(on_save_error, max_save_errors)
         self._saver = Saver(
-            store, self._ledger, state_lock, graph, checkpoint_name, tolerance, options.worker_timeout_secs
+            store,
+            self._ledger,
+            state_lock,
+            graph,
+            checkpoint_name,
+            tolerance,
+            options.worker_timeout_secs,
+            options.verbose,
         )
-        self._reader = reader = Reader(store, self._ledger, state_lock, graph)
+        self._reader = reader = Reader(store, self._ledger, state_lock, graph, options.verbose)
         graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done, reader.index))
         self._reader.refresh()
         self._pending: restoring.Pending | None = None
@@ -199,6 +211,11 @@ class CheckpointManager:
         """The number of this worker, 0 for the one that writes."""
         cluster = self._workers()
         return 0 if cluster is None else cluster.index
+
+    @property
+    def verbose(self) -> int:
+        """Whether it tells what goes well: 1, or 0 for silence."""
+        return self._verbose
 
     @property
     def save_policy(self) -> SavePolicy | None:
@@ -500,7 +517,7 @@ class CheckpointManager:
         """Return what the saves of this manager have cost so far: seconds blocked, lost, staged, written and synced.
 
         The time lost counts the steps that :meth:`is_due` or :meth:`maybe_save` was asked at: without them it is the
-        time blocked. The same is logged for each save, one line at the level INFO.
+        time blocked. The same is logged for each save, one line at the level INFO, unless ``verbose`` is 0.
         """
         return self._saver.recorder.stats()
 

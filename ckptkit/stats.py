@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-__all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took", "size_text"]
+__all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took", "secs_text", "size_text"]
 
 _USUAL_STEPS = 50
 _LAST_SAVES = 5  # whose costs tell what the next will cost
@@ -79,9 +79,9 @@ class SaveCost:
     def line(self, prefix: str) -> str:
         """Return the line for the log."""
         return (
-            f"saved {prefix}: {size_text(self.size_bytes)}, blocked {_secs_text(self.blocked_secs)}, "
-            f"lost {_secs_text(self.lost_secs)}, staged in {_secs_text(self.staged_secs)}, "
-            f"written in {_secs_text(self.written_secs)}, synced in {_secs_text(self.synced_secs)}"
+            f"saved {prefix}: {size_text(self.size_bytes)}, blocked {secs_text(self.blocked_secs)}, "
+            f"lost {secs_text(self.lost_secs)}, staged in {secs_text(self.staged_secs)}, "
+            f"written in {secs_text(self.written_secs)}, synced in {secs_text(self.synced_secs)}"
         )
 
 
@@ -296,7 +296,8 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} TB"
 
 
-def _secs_text(secs: float) -> str:
+def secs_text(secs: float) -> str:
+    """Return a short time as people read it: ``2.1 ms``, ``0.92 s``."""
     return f"{secs * 1000:.1f} ms" if secs < 0.00995 else f"{secs:.2f} s"
 
 

@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"arguments", "checksums", "errors", "spelling"},
+    {"arguments", "checksums", "errors", "printing", "spelling"},
     {
         "bundle_protos",
         "combinators",
@@ -41,7 +41,19 @@ FLOORS = [
         "varint",
         "worker_keys",
     },
-    {"coordination", "failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
+    {
+        "coordination",
+        "failures",
+        "free_space",
+        "listing",
+        "mismatch",
+        "progress",
+        "ranking",
+        "resuming",
+        "snappy",
+        "string_tensors",
+        "writer",
+    },
     {"history", "policies", "preservation", "table"},
     {"appointment", "bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
@@ -50,7 +62,6 @@ FLOORS = [
         "export",
         "export.facts",
         "export.names",
-        "export.progress",
         "export.publishing",
         "export.silence",
         "export.versions",
@@ -107,7 +118,6 @@ FLOORS = [
     {"artifacts", "callbacks", "loop"},
     {"completion"},
     {"cli.printing", "config"},
-    {"cli.bar"},
     {"cli.ls", "cli.repair", "cli.verify"},
     {"cli"},
     {"__main__"},

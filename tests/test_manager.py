@@ -3,6 +3,7 @@
 import errno
 import gc
 import logging
+import re
 import threading
 import time
 import weakref
@@ -19,8 +20,11 @@ from ckptkit.held import Held
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import EveryEpochs, EverySecs, EverySteps, OnImprovement, OverheadBudget
 from ckptkit.preservation import Best, Latest
+from ckptkit.progress import Work
 from ckptkit.store import Store
 from ckptkit.which_keras import keras
+from tests.checkpoint_dirs import flip
+from tests.screen import Screen
 from tests.test_callbacks import digest
 
 pytestmark = pytest.mark.core
@@ -547,6 +551,50 @@ def test_what_a_save_cost_is_told_in_all_and_in_one_line(value, tmp_path, caplog
     assert stats.synced_secs > 0
     lines = [each.getMessage() for each in caplog.records if each.levelname == "INFO"]
     assert [line.split(":")[0] for line in lines] == [f"saved {tmp_path}/ckpt-7"]
+
+
+def test_a_restore_says_in_one_line_what_from_where_how_old_and_how_fast(value, tmp_path, caplog, monkeypatch):
+    manager = manager_of(value, tmp_path, 3)
+    manager.save(7)
+    monkeypatch.setattr("ckptkit.reader.time.time", lambda: manager.records()[0].created_at + 200)
+    caplog.set_level("INFO", logger="ckptkit")
+    for restore in (lambda: manager.restore(7), manager.restore_or_initialize):
+        caplog.clear()
+        restore()
+        (line,) = [each.getMessage() for each in caplog.records]
+        assert re.fullmatch(rf"restored {tmp_path}/ckpt-7, saved 3 min ago: [0-9]+ B in [0-9.]+ m?s", line)
+
+
+def test_a_large_restore_shows_a_bar_where_somebody_looks_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptkit.progress._WORTH_A_BAR", 4_000_000)
+    monkeypatch.setenv("TERM", "xterm")
+    read, advance = [], Work.advance
+    monkeypatch.setattr(Work, "advance", lambda work, size: read.append(size) or advance(work, size))
+    manager = manager_of(tf.Variable(tf.ones(1_000_000)), tmp_path)
+    manager.save(1)
+    with Screen() as screen:
+        manager.restore()
+    assert "restoring ckpt-1" in screen.text
+    assert sum(read) >= 4_000_000
+    flip(tmp_path, "ckpt-1.data-00000-of-00001", 1000)
+    with Screen() as screen, pytest.raises(ckptkit.CheckpointDamagedError, match="is damaged"):
+        manager.restore()
+    assert "restoring ckpt-1" in screen.text
+    assert screen.text.endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_a_manager_that_is_to_be_silent_tells_what_goes_wrong_alone(value, tmp_path, caplog, disk, verbose):
+    caplog.set_level("INFO", logger="ckptkit")
+    manager = manager_of(value, tmp_path, verbose=verbose, on_save_error="warn")
+    assert manager.verbose == verbose
+    disk.append(OSError(28, "No space left on device"))
+    for step in (1, 2):
+        manager.save(step)
+    manager.restore()
+    told = [each.getMessage().split()[0] for each in caplog.records if each.levelname == "INFO"]
+    assert told == ["saved", "restored"] * verbose
+    assert [each.levelname for each in caplog.records if each.levelname != "INFO"] == ["WARNING"]
 
 
 @pytest.mark.parametrize("in_background", [True, False], ids=["async", "sync"])

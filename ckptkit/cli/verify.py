@@ -10,7 +10,6 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from ckptkit.cli.bar import bar
 from ckptkit.cli.printing import plain
 from ckptkit.listing import DirectoryReader
 from ckptkit.stats import size_text
@@ -38,7 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     path = options.path.rstrip(os.sep) or os.sep
     directory, only = (path, None) if os.path.isdir(path) else os.path.split(path)
-    verification = Verification(DirectoryReader(directory or "."), deep=options.deep, watch=bar)
+    verification = Verification(DirectoryReader(directory or "."), deep=options.deep)
     width = max((len(plain(name)) for name in verification.names if only in (None, name)), default=0)
     verdicts = []
     for verdict in verification.verdicts(only):
