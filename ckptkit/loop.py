@@ -22,6 +22,7 @@ from ckptkit.leaving import leave
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.preemption import PreemptionWatch
+from ckptkit.readable import count_text, line, table
 from ckptkit.records import CheckpointRecord
 from ckptkit.run_state import pack, unpack
 from ckptkit.unsaved_random import say_what_is_lost
@@ -159,6 +160,15 @@ class TrainingLoop:
         """Say what was measured at this step: a save that is taken right after it carries these numbers."""
         self._metrics = {name: float(value) for name, value in metrics.items()}
 
+    def __repr__(self) -> str:
+        return object.__repr__(self) if "_metrics" not in vars(self) else line(*self._told())
+
+    def _repr_html_(self) -> str | None:
+        if "_metrics" not in vars(self):  # an argument was refused; tracebacks with values show the object all the same
+            return None
+        kind, directory, facts = self._told()
+        return table(f"{kind} {directory}", [(fact,) for fact in facts])
+
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         if self._is_watched:
             self._watch.begin(lambda frame: True)
@@ -178,6 +188,13 @@ class TrainingLoop:
             self._watch.end()
             if self._appointment is not None:
                 self._appointment.end()
+
+    def _told(self) -> tuple[str, str, list[str]]:
+        """Return what this is called, its directory, and where it stands."""
+        facts = [f"step {self.step}", f"{self.epoch} of {count_text(self._epochs, 'epoch')}"]
+        facts += [count_text(self.batch, "batch", "batches")] if self.batch else []
+        facts += [f"resumed from {self.resumed_from.name}"] if self.resumed_from is not None else []
+        return "TrainingLoop", self.manager.directory, facts
 
     def _one_epoch(self) -> Iterator[tuple[int, Any]]:
         if self._iterator is None:

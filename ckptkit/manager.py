@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +38,7 @@ from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
 from ckptkit.monitors import modes_of, require_measured
 from ckptkit.options import WORKER_TIMEOUT_SECS, CheckpointManagerOptions
+from ckptkit.overview import Overview
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
@@ -229,6 +230,12 @@ class CheckpointManager:
     def records(self) -> tuple[CheckpointRecord, ...]:
         """Return what is known of every checkpoint in the directory, oldest first."""
         return self._look().records
+
+    def __repr__(self) -> str:
+        return object.__repr__(self) if self._is_half_made() else self._overview().line()
+
+    def _repr_html_(self) -> str | None:
+        return None if self._is_half_made() else self._overview().table()
 
     # Saving ----------------------------------------------------------------------------------------------------------
 
@@ -585,6 +592,15 @@ class CheckpointManager:
         return self._pending.leftovers() if self._pending is not None else []
 
     # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _overview(self) -> Overview:
+        with suppress(OSError):  # else what was known before it is shown: a debugger asks at any moment
+            self._look()
+        return Overview(type(self).__name__, self._directory, self._ledger, time.time())
+
+    def _is_half_made(self) -> bool:
+        """Say whether an argument was refused: tracebacks with values show the object all the same."""
+        return "_pending" not in vars(self)
 
     def _look(self) -> Ledger:
         if self._read_only or self._saver.is_following:

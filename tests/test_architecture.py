@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"arguments", "checksums", "errors", "spelling"},
+    {"arguments", "checksums", "errors", "readable", "spelling"},
     {
         "bundle_protos",
         "combinators",
@@ -56,6 +56,7 @@ FLOORS = [
         "export.versions",
         "finding",
         "input_facts",
+        "overview",
         "policy_text",
     },
     {"option_rules", "verifying", "yaml_file"},

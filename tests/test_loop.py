@@ -286,3 +286,18 @@ def test_a_validation_metric_that_is_never_reported_is_an_error_at_the_end_of_th
     with pytest.raises(ValueError, match=r"by 'val_acc': no such metric at epoch 2 \(have: val_loss\)"):
         train()
     assert manager.records()[-1].epoch == 2
+
+
+def test_a_loop_shows_where_it_stands_and_what_it_resumed_from(tmp_path):
+    _, _, loop = run(tmp_path, shuffled, stop_after=10)
+    assert repr(loop) == f"<TrainingLoop {tmp_path}: step 9, 1 of 3 epochs, 2 batches>"
+    _, _, loop = run(tmp_path, shuffled)
+    assert repr(loop) == f"<TrainingLoop {tmp_path}: step 21, 3 of 3 epochs, resumed from ckpt-8>"
+    assert "<caption>TrainingLoop" in loop._repr_html_()
+    assert "<tr><th>step 21</th></tr><tr><th>3 of 3 epochs</th></tr>" in loop._repr_html_()
+
+
+def test_a_loop_whose_arguments_were_refused_can_be_shown_in_a_traceback():
+    refused = object.__new__(ckptkit.TrainingLoop)
+    assert repr(refused).startswith("<ckptkit.loop.TrainingLoop object at")
+    assert refused._repr_html_() is None
