@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
 from ckptkit import finished_fits, fit_model, randomness
-from ckptkit.appointment import Appointment
 from ckptkit.callback_state import CallbackStates
 from ckptkit.combinators import leaves
 from ckptkit.errors import (
@@ -40,7 +40,7 @@ from ckptkit.fit_inputs import FitInputs
 from ckptkit.fit_place import STATE, Place, fits_of
 from ckptkit.held import Held
 from ckptkit.input_hooks import dataset_of
-from ckptkit.leaving import leave
+from ckptkit.leaving import Departure
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, WORKER_TIMEOUT_SECS, TrainingCheckpointOptions
 from ckptkit.policies import OnImprovement, SavePolicy
@@ -64,6 +64,7 @@ _OF_MANAGER = (
     "on_save_error",
     "max_save_errors",
     "worker_timeout_secs",
+    "tensorboard_dir",
 )
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
@@ -106,6 +107,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         max_save_errors: With ``"warn"`` the error of so many failed saves in a row is raised after all; None for never.
         worker_timeout_secs: How long workers that train together wait for each other at a save; see
             :class:`CheckpointManager`.
+        tensorboard_dir: Folder of TensorBoard's files, ``keras.callbacks.TensorBoard``'s perhaps, where what saves
+            cost and how often the run was resumed is written as scalars; None for nowhere.
         input_state: How the place in the training data is kept: ``"iterator"`` saves the state of its iterator, and a
             resume takes the same time wherever it was; ``"replay"`` draws and drops the batches before it;
             ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
@@ -142,6 +145,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         on_save_error: str = "raise",
         max_save_errors: int | None = MAX_SAVE_ERRORS,
         worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
+        tensorboard_dir: str | os.PathLike[str] | None = None,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
@@ -165,6 +169,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             on_save_error=on_save_error,
             max_save_errors=max_save_errors,
             worker_timeout_secs=worker_timeout_secs,
+            tensorboard_dir=tensorboard_dir,
             input_state=input_state,
             max_input_state_bytes=max_input_state_bytes,
         )
@@ -184,7 +189,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             grace_secs=self._options.grace_secs,
             code=self._options.preemption_code,
         )
-        self._appointment: Appointment | None = None
+        self._departure = Departure(self._watch)
         self._held: Held | None = None  # as the validation that is under way has found it
         self._place = Place()
         self._resumed_from: CheckpointRecord | None = None
@@ -256,7 +261,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
         self._inputs.begin_at(None)
         self._restore(dataset, first_epoch(frame))
-        self._meet()
+        self._departure.prepare(self.manager, self._step, is_watched=self._options.save_on_preemption)
+        self.manager.begin_history()
         self._begin_where_it_was()
         AfterAll(
             self,
@@ -320,11 +326,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _before_step(self, batch: int, logs: Callable[[], Mapping[str, Any]]) -> None:
         self._step = self._epochs_first_step + batch
         self._metrics = {}
-        if self._appointment is not None:
-            self._appointment.passes(self._step)
-        if self._watch.request is not None:  # and not one call more: this is in every step's way
+        if self._departure.is_told(self._step):  # and not one call more: this is in every step's way
             self._heed(batch, lambda: self._state(batch, logs()))
-        self.manager.maybe_save(
+        assert self._manager is not None
+        self._manager.maybe_save(
             self._step, epoch=self._now.epoch, batch=batch, state=lambda: self._state(batch, logs())
         )
 
@@ -332,7 +337,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Hold everything as it is, before other callbacks and the validation itself change any of it."""
         assert self._inputs is not None
         self._inputs.begin_validation(validation_input(self.model), self._heed_in_validation)
-        if self._options.save_on_preemption and self._appointment is None:  # else all come to its end first
+        if self._options.save_on_preemption and not self._departure.is_appointed:  # else all come to its end first
             self._held = self.manager.take(self._state(self._inputs.batches_done, epoch_logs(), validating=True))
             self._heed_in_validation()
 
@@ -352,10 +357,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         is_last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if due or (is_last and self._options.final_save):
             self._save(self._state(0))
-        if self._appointment is not None:
-            self._appointment.passes(self._step)
+        self._departure.is_told(self._step)
         self._heed(0, lambda: self._state(0))
         if metrics:
+            self.manager.note("measured", step=self._step, epoch=epoch + 1, metrics=metrics)
             self.manager.require_monitors(metrics, epoch + 1, is_complete=True, is_validated=self._is_validated)
 
     def _after_training(self) -> None:
@@ -366,7 +371,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self.manager.wait_until_finished()
         self._heed(0, lambda: self._state(0), is_end=True)
         self._watch.end()
-        self._part()
+        self._departure.end()
         self.manager.close()
         self._fits = self._passed((*self._fits, self._now if self._place.is_over else self._fit_state(0)))
         self._others.let_go()
@@ -375,32 +380,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     # Preemption ------------------------------------------------------------------------------------------------------
 
-    def _meet(self) -> None:
-        """Get ready to leave together with the other workers, if there are any."""
-        self._part()
-        session = self.manager.meet() if self._options.save_on_preemption else None
-        if session is not None:
-            self._appointment = Appointment(session, self._watch)
-            self._appointment.passes(self._step)
-
-    def _part(self) -> None:
-        if self._appointment is not None:
-            self._appointment.end()
-            self._appointment = None
-
     def _heed(self, batch: int = 0, state: Callable[[], dict[str, Any]] | None = None, *, is_end: bool = False) -> None:
         """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
-        if self._watch.request is None:
-            return
-        if self._appointment is not None and not is_end:
-            if not self._appointment.is_due(self._step):
-                return
-            state = None if self._appointment.is_broken else state
         save = None if state is None else lambda options: self._save(state(), batch, options)
-        self._leave(self._step, save)
+        with self._left():
+            self._departure.heed(self._step, save, is_end=is_end)
 
     def _heed_in_validation(self) -> None:
-        if self._watch.request is None or self._appointment is not None:
+        if self._watch.request is None or self._departure.is_appointed:
             return
         assert self._inputs is not None
         batch = self._inputs.batches_done
@@ -409,15 +396,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         def save(options: tf.train.CheckpointOptions) -> None:
             self.manager.save(step, False, options, epoch=self._now.epoch, batch=batch, held=self._held)
 
-        self._leave(step, save)
+        with self._left():
+            self._departure.leave(step, save)
 
-    def _leave(self, step: int, save: Callable[[tf.train.CheckpointOptions], None] | None) -> None:
+    @contextmanager
+    def _left(self) -> Iterator[None]:
         try:
-            leave(self._watch, self.manager, step, save)
-        finally:
+            yield
+        except BaseException:
             self._release()
-            self._part()
             self.manager.close()
+            raise
 
     # Inside ----------------------------------------------------------------------------------------------------------
 

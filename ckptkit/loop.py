@@ -15,10 +15,9 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit import randomness
-from ckptkit.appointment import Appointment
 from ckptkit.errors import CheckpointMismatchError, CheckpointNotFoundError
 from ckptkit.input_position import InputPosition, shared_out_anew
-from ckptkit.leaving import leave
+from ckptkit.leaving import Departure
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.preemption import PreemptionWatch
@@ -129,7 +128,7 @@ class TrainingLoop:
         self._watch = PreemptionWatch(
             options["preemption_signals"], grace_secs=options["grace_secs"], code=options["preemption_code"]
         )
-        self._appointment: Appointment | None = None
+        self._departure = Departure(self._watch)
         self._said = False
         self._metrics: dict[str, float] = {}
 
@@ -152,7 +151,7 @@ class TrainingLoop:
             raise ValueError("this loop has no second dataset: pass it as TrainingLoop(..., validation=dataset).")
         for batch in self._validation:
             if self._watch.secs_left == 0:
-                leave(self._watch, self.manager, self.step)
+                self._departure.leave(self.step)
             self._validation.drew(1)
             yield batch
 
@@ -174,7 +173,8 @@ class TrainingLoop:
             self._watch.begin(lambda frame: True)
         try:
             self._restore()
-            self._meet()
+            self._departure.prepare(self.manager, self.step, is_watched=self._is_watched)
+            self.manager.begin_history()
             if self.step == (self.manager.saved_step or 0):
                 self._heed()  # else there is a step to be done first
             while self.epoch < self._epochs:
@@ -184,10 +184,10 @@ class TrainingLoop:
                 self._save(self._state())
                 self.manager.wait_until_finished()
             self._heed(self._state, is_end=True)
+            self.manager.end_history()
         finally:
             self._watch.end()
-            if self._appointment is not None:
-                self._appointment.end()
+            self._departure.end()
 
     def _told(self) -> tuple[str, str, list[str]]:
         """Return what this is called, its directory, and where it stands."""
@@ -209,9 +209,7 @@ class TrainingLoop:
             due = self.manager.save_policy is not None and self.manager.is_due(
                 self.step, epoch=self.epoch, metrics=self._metrics
             )
-            if self._appointment is not None:
-                self._appointment.passes(self.step)
-            is_told = self._watch.request is not None
+            is_told = self._departure.is_told(self.step)
             # Before the next batch is drawn: the position that is saved must be the one the variables have seen.
             state = self._state() if due or is_told else {}
             batch = self._next()
@@ -228,6 +226,8 @@ class TrainingLoop:
         if self._steps_per_epoch is None:  # else it is one stream over all epochs
             self._iterator = None
         self._heed(self._state)
+        if self._metrics:
+            self.manager.note("measured", step=self.step, epoch=self.epoch, metrics=self._metrics)
         if self.manager.is_due(self.step, epoch=self.epoch, metrics=self._metrics) or due:
             self._save(self._state())
         if self._metrics:
@@ -258,23 +258,10 @@ class TrainingLoop:
             self.step, False, options, metrics=self._metrics, epoch=self.epoch, batch=self.batch, state=state
         )
 
-    def _meet(self) -> None:
-        """Get ready to leave together with the other workers, if there are any."""
-        session = self.manager.meet() if self._is_watched else None
-        self._appointment = None if session is None else Appointment(session, self._watch)
-        if self._appointment is not None:
-            self._appointment.passes(self.step)
-
     def _heed(self, state: Callable[[], dict[str, Any]] | None = None, *, is_end: bool = False) -> None:
         """Save and leave, if that was asked for, and if all workers can; without a state nothing is saved."""
-        if self._watch.request is None:
-            return
-        if self._appointment is not None and not is_end:
-            if not self._appointment.is_due(self.step):
-                return
-            state = None if self._appointment.is_broken else state
         save = None if state is None else lambda options: self._save(state(), options)
-        leave(self._watch, self.manager, self.step, save)
+        self._departure.heed(self.step, save, is_end=is_end)
 
     def _restore(self) -> None:
         states = []

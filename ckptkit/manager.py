@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -49,6 +50,7 @@ from ckptkit.schedule import Schedule
 from ckptkit.snapshot import CheckpointGraph
 from ckptkit.stats import SaveStats
 from ckptkit.store import Store
+from ckptkit.tensorboard import SaveScalars
 from ckptkit.tolerance import MAX_SAVE_ERRORS, Tolerance
 
 __all__ = ["CheckpointManager"]
@@ -85,6 +87,8 @@ class CheckpointManager:
         worker_timeout_secs: How long the workers of a ``MultiWorkerMirroredStrategy`` wait for each other at a save,
             None for as long as it takes; while the chief is writing they wait on. All of them make a manager of the
             same directory, and save and restore at the same steps; the first one writes.
+        tensorboard_dir: Folder of TensorBoard's files, where what saves cost and how often the run was resumed is
+            written as scalars; None for nowhere.
 
     Attributes:
         config: What each checkpoint says that the run is configured with, as JSON has it: these arguments by default.
@@ -116,6 +120,7 @@ class CheckpointManager:
         max_save_errors: int | None = MAX_SAVE_ERRORS,
         read_only: bool = False,
         worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
+        tensorboard_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         _require_checkpoint(checkpoint)
         options = CheckpointManagerOptions(
@@ -133,6 +138,7 @@ class CheckpointManager:
             max_save_errors=max_save_errors,
             read_only=read_only,
             worker_timeout_secs=worker_timeout_secs,
+            tensorboard_dir=tensorboard_dir,
         )
         self._checkpoint = checkpoint
         self.config: dict[str, Any] = {options.section: options.effective()}
@@ -147,6 +153,10 @@ class CheckpointManager:
         self._is_in_cluster = is_in_cluster() and not read_only
         self._cluster: Cluster | None = None
         store = Store(self._directory, durable=durable)
+        self._history = store.history
+        if options.tensorboard_dir is not None:
+            self._history.listen(SaveScalars(os.fspath(options.tensorboard_dir), self._directory))
+        weakref.finalize(self, store.history.end_with_process)  # if nobody closes it
         newest, hours = options.max_to_keep, options.keep_checkpoint_every_n_hours
         keep_every_secs = hours * 3600.0 if hours else None
         now, modes = time.time(), modes_of(save_policy, preservation_policy)
@@ -284,6 +294,7 @@ class CheckpointManager:
             return None
         if not self._saver.become_writer(self._reader.refresh, self._workers()):
             return None
+        self.begin_history()
         counter = self._checkpoint.save_counter
         counter.assign_add(1, read_value=False)
         number = int(tf.convert_to_tensor(counter if checkpoint_number is None else checkpoint_number))
@@ -403,6 +414,7 @@ class CheckpointManager:
             return True
         self._schedule.save_skipped(now)
         recorder.skipped()
+        self._history.note("skipped", step=step)
         _log.warning(
             "skipped the save of step %d to %s: one is being written and one is waiting (%d skipped so far).",
             step,
@@ -481,7 +493,7 @@ class CheckpointManager:
         passing = sys.exc_info()[1]
         # One that is being handled further up is the business of whoever handles it there.
         at = None if passing is None else passing.__traceback__
-        self._saver.close(passing=passing if at is not None and at.tb_frame is sys._getframe(1) else None)
+        self._close(passing if at is not None and at.tb_frame is sys._getframe(1) else None)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -489,7 +501,7 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._saver.close(passing=error)
+        self._close(error)
 
     def stats(self) -> SaveStats:
         """Return what the saves of this manager have cost so far: seconds blocked, lost, staged, written and synced.
@@ -535,6 +547,7 @@ class CheckpointManager:
         if record.workers != self.workers and not (record.foreign or self._read_only):
             _log.warning("%s", restoring.of_other_workers(record.prefix, record.workers, self.workers))
         self._ledger.resumed_from = record.name
+        self._history.note("restored", name=record.name, step=record.step)
         self.begin_at(record.step, record.epoch or 0)
         self._interval.begin_here()
         if which == "latest" and not self._read_only:
@@ -591,7 +604,28 @@ class CheckpointManager:
         """Return the names of restored values that still wait for their objects to be built."""
         return self._pending.leftovers() if self._pending is not None else []
 
+    def begin_history(self) -> None:
+        """Enter in the directory's history that a run begins here, or goes on; the first save does it by itself."""
+        if not self._read_only and self.worker == 0:
+            self._history.begin(
+                step=self._schedule.saved_step or 0, resumed_from=self._ledger.resumed_from, workers=self.workers
+            )
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Enter in the directory's history what has happened, if the run has begun there; see ``ckptkit.history``."""
+        self._history.note(kind, **facts)
+
+    def end_history(self, kind: str = "ended", **facts: Any) -> None:
+        """Enter that the run has come to its end."""
+        self._history.end(kind, **facts)
+
     # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _close(self, passing: BaseException | None) -> None:
+        try:
+            self._saver.close(passing=passing)
+        finally:
+            self.end_history(error=None if passing is None else type(passing).__name__)
 
     def _overview(self) -> Overview:
         with suppress(OSError):  # else what was known before it is shown: a debugger asks at any moment

@@ -29,6 +29,7 @@ __all__ = [
     "HOURS",
     "METRIC",
     "PATH",
+    "PATH_OR_NONE",
     "SECS",
     "SIGNALS",
     "Rule",
@@ -168,6 +169,12 @@ def _policy(frequency: Any) -> SavePolicy:
 
 
 PATH = Rule("must be a path", _is_path, os.fspath, error=TypeError)
+PATH_OR_NONE = Rule(
+    "must be a path, or None",
+    lambda value: value is None or _is_path(value),
+    lambda value: None if value is None else os.fspath(value),
+    error=TypeError,
+)
 FILE_NAME = Rule("must be a plain file name", _is_file_name)
 FLAG = Rule("must be True or False", lambda value: isinstance(value, bool))
 HOURS = Rule(

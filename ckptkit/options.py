@@ -24,6 +24,7 @@ from ckptkit.option_rules import (
     HOURS,
     METRIC,
     PATH,
+    PATH_OR_NONE,
     SECS,
     SIGNALS,
     Rule,
@@ -121,6 +122,7 @@ class CheckpointManagerOptions(Options):
     max_save_errors: int | None = field(default=MAX_SAVE_ERRORS, metadata=_by(_ERRORS))
     read_only: bool = field(default=False, metadata=_by(FLAG))
     worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
+    tensorboard_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(PATH_OR_NONE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ class TrainingCheckpointOptions(Options):
     on_save_error: str = field(default="raise", metadata=_by(_ON_ERROR))
     max_save_errors: int | None = field(default=MAX_SAVE_ERRORS, metadata=_by(_ERRORS))
     worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
+    tensorboard_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(PATH_OR_NONE))
     input_state: str = field(default="auto", metadata=_by(_INPUT_STATE))
     max_input_state_bytes: int = field(default=DEFAULT_LIMIT, metadata=_by(_BYTES))
 

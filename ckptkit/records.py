@@ -30,6 +30,7 @@ __all__ = [
     "NewerManifestError",
     "TensorInfo",
     "finite_json",
+    "from_finite_json",
     "split_number",
 ]
 
@@ -318,6 +319,16 @@ def finite_json(values: Mapping[str, float]) -> dict[str, float | str]:
     return {key: names.get(repr(float(value)), float(value)) for key, value in values.items()}
 
 
+def from_finite_json(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers that :func:`finite_json` was given.
+
+    Raises:
+        TypeError: One is no number.
+        ValueError: One is text, and not the name of a number.
+    """
+    return {str(k): _NON_FINITE[v] if v in _NON_FINITE else float(v) for k, v in values.items()}
+
+
 def _require_size(file: BinaryIO) -> None:
     # Asked before anything is read: a file with a hole in it is as large as it likes.
     size = file.seek(0, os.SEEK_END)
@@ -359,7 +370,7 @@ def _checksum(raw: Mapping[str, Any]) -> int:
 
 
 def _numbers(raw: Mapping[str, Any], key: str) -> dict[str, float]:
-    return {str(k): _NON_FINITE[v] if v in _NON_FINITE else float(v) for k, v in _typed(raw, key, dict).items()}
+    return from_finite_json(_typed(raw, key, dict))
 
 
 def _typed(raw: Mapping[str, Any], key: str, kinds: Any) -> Any:

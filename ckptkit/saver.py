@@ -298,11 +298,11 @@ class Saver:
         if not self.recorder.counts_steps:
             self.recorder.settle()
         for cost in self.recorder.take_settled():
-            _log.log(
-                logging.DEBUG if self.is_following else logging.INFO,
-                "%s",
-                cost.line(os.path.join(self._store.directory, f"{self._name}-{cost.step}")),
-            )
+            name = f"{self._name}-{cost.step}"
+            level = logging.DEBUG if self.is_following else logging.INFO
+            _log.log(level, "%s", cost.line(os.path.join(self._store.directory, name)))
+            spent = {"blocked_secs": cost.blocked_secs, "lost_secs": cost.lost_secs}
+            self._store.history.note("cost", name=name, step=cost.step, **spent)
 
     @property
     def _workers(self) -> int:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import tensorflow as tf
@@ -115,11 +116,13 @@ class SaveJob:
             record, took = self._write()
         except BaseException as error:
             self._error = told = self._told(error)
+            self._store.history.note("failed", step=self._facts["step"], why=told)
             if isinstance(error, Exception):
                 raise CheckpointSaveError(told) from error
             raise
         with self._lock:
             self._ledger.add(record)
+        self._note(record, took)
         self._end(took)
         self._error = None  # whatever comes now, it is committed
         try:
@@ -186,9 +189,23 @@ class SaveJob:
             superfluous = self._ledger.take_out_superfluous(time.time())
             state = self._ledger.state_file()
         self._store.delete(*superfluous)
+        if superfluous:
+            self._store.history.note("pruned", names=[record.name for record in superfluous])
         # Again, but only now: what is still to be deleted stays listed, or after a crash nothing would manage it.
         if state != written:
             self._store.write_state(state)
+
+    def _note(self, record: CheckpointRecord, took: Took) -> None:
+        self._store.history.note(
+            "saved",
+            name=record.name,
+            step=record.step,
+            epoch=record.epoch,
+            batch=record.batch,
+            metrics=record.metrics,
+            blocked_secs=self._facts["seconds"]["blocked"],
+            **asdict(took),
+        )
 
     def _told(self, error: BaseException) -> str:
         self._ledger.is_stale = True

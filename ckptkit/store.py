@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
+from ckptkit.history import History
 from ckptkit.listing import (
     MANIFEST,
     DirectoryReader,
@@ -65,10 +66,15 @@ class Pending:
 
 
 class Store(DirectoryReader):
-    """One checkpoint directory to read and to write. Writing needs :meth:`lock`."""
+    """One checkpoint directory to read and to write. Writing needs :meth:`lock`.
+
+    Attributes:
+        history: What this process does there, for people to read.
+    """
 
     def __init__(self, directory: str, *, durable: bool = True) -> None:
         super().__init__(directory)
+        self.history = History(directory)
         self._durable = durable
         self._made: list[str] = []  # temporary files and folders that may still be there
 

@@ -86,7 +86,7 @@ def look(directory):
         name + end for name in kept for end in (".index", ".manifest.json", ".data-00000-of-00001")
     }
     facts["litter"] = sorted(set(os.listdir(directory)) - known) + [
-        name for name in os.listdir(os.path.join(directory, ".ckptkit")) if name != "lock"
+        name for name in os.listdir(os.path.join(directory, ".ckptkit")) if name not in ("history.jsonl", "lock")
     ]
     return facts
 

@@ -42,7 +42,7 @@ FLOORS = [
         "worker_keys",
     },
     {"coordination", "failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
-    {"policies", "preservation", "table"},
+    {"history", "policies", "preservation", "table"},
     {"appointment", "bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
         "bundle",
@@ -63,7 +63,7 @@ FLOORS = [
     {"options", "repairing"},
     # Keras and TensorFlow from here on.
     {"keras2", "keras3"},
-    {"cluster", "which_keras"},
+    {"cluster", "tensorboard", "which_keras"},
     {
         "export.built",
         "export.compiled",
@@ -107,7 +107,10 @@ FLOORS = [
     {"leaving"},
     {"artifacts", "callbacks", "loop"},
     {"completion"},
-    {"cli", "config"},
+    {"cli.printing", "config"},
+    {"cli.bar"},
+    {"cli.ls", "cli.repair", "cli.verify"},
+    {"cli"},
     {"__main__"},
 ]
 LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}

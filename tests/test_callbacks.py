@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit import finished_fits
+from ckptkit import finished_fits, history
 from ckptkit.policies import EverySecs, EverySteps, OnImprovement
 from ckptkit.preservation import All, Best, Latest
 from ckptkit.store import Store
@@ -742,3 +742,23 @@ def test_a_last_save_that_failed_in_its_epoch_is_tried_again_when_training_ends(
 def test_nonsense_about_errors_is_refused_before_training(directory, options, message):
     with pytest.raises(ValueError, match=message):
         ckptkit.TrainingCheckpoint(directory, **options)
+
+
+def test_the_history_tells_where_a_fit_began_each_epochs_end_and_where_it_went_on(directory):
+    def story():
+        return [each for each in history.read(directory) if each.kind not in ("cost", "pruned", "saved")]
+
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=4), BreaksOff(2 * STEPS + 3), epochs=3)
+    broken = story()
+    assert [(each.kind, each.facts["step"]) for each in broken[:3]] == [
+        ("begun", 0),
+        ("measured", 10),
+        ("measured", 20),
+    ]
+    finished_fits.forget()
+    logs = fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=4), epochs=3).history
+    begun, measured, ended = story()[-3:]
+    assert (begun.kind, begun.facts["resumed_from"], begun.facts["step"]) == ("begun", "ckpt-20", 20)
+    assert measured.facts == {"step": 30, "epoch": 3, "metrics": {name: values[-1] for name, values in logs.items()}}
+    assert (ended.kind, ended.facts) == ("ended", {"step": 30, "error": None})

@@ -19,6 +19,7 @@ import pytest
 
 from ckptkit import cli, stats
 from ckptkit.checksums import crc32c
+from ckptkit.cli import bar
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
@@ -30,7 +31,7 @@ NOW = 1_000_000.0
 @pytest.fixture(autouse=True)
 def wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli.time, "time", lambda: NOW)
+    monkeypatch.setattr("time.time", lambda: NOW)
 
 
 @pytest.fixture
@@ -416,7 +417,7 @@ class Terminal(io.StringIO):
     ids=["terminal", "small", "file"],
 )
 def test_a_bar_is_shown_for_what_is_large_where_somebody_looks_on(real, capsys, monkeypatch, stream, least, shown):
-    monkeypatch.setattr(cli, "_WORTH_A_BAR", least)
+    monkeypatch.setattr(bar, "_WORTH_A_BAR", least)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stream())
     assert cli.main(["verify", "--deep", real]) == 0

@@ -50,6 +50,7 @@ trouble = {
     "on_save_error": st.sampled_from(["raise", "warn"]),
     "max_save_errors": st.none() | counts,
     "worker_timeout_secs": st.none() | st.floats(0.001, 1e9),
+    "tensorboard_dir": st.none() | texts,
 }
 managers = st.builds(
     CheckpointManagerOptions,

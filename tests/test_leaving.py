@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit import finished_fits
-from ckptkit.leaving import leave
+from ckptkit import finished_fits, history
+from ckptkit.leaving import Departure
 from ckptkit.policies import EverySteps, Never
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.store import Store
@@ -128,6 +128,8 @@ def test_a_fit_leaves_at_the_next_batch_wherever_it_is_and_has_saved_what_it_did
     assert facts_of(callback) == facts
     assert (sends.trained, sends.validated, left.step) == (trained, validated, trained)
     assert (left.code, left.cause) == (143, "SIGTERM")
+    last = [(each.kind, each.facts["step"], each.facts["cause"]) for each in history.read(directory)[-1:]]
+    assert last == [("preempted", trained, "SIGTERM")] * bool(facts)  # without a save there is no directory
     assert left.checkpoint == (callback.manager.latest_checkpoint if facts else None)
 
 
@@ -375,6 +377,12 @@ def watch():
 
 def manager_of(directory, **options):
     return ckptkit.CheckpointManager(tf.train.Checkpoint(value=tf.Variable(1.0)), directory, 3, **options)
+
+
+def leave(watch, manager, step, save=None):
+    departure = Departure(watch)
+    departure.prepare(manager, step, is_watched=False)
+    departure.leave(step, save)
 
 
 def saves(manager, step):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
+from ckptkit import history
 from ckptkit.policies import EveryEpochs, EverySteps, OnImprovement
 from ckptkit.store import Store
 from ckptkit.which_keras import keras
@@ -286,6 +287,23 @@ def test_a_validation_metric_that_is_never_reported_is_an_error_at_the_end_of_th
     with pytest.raises(ValueError, match=r"by 'val_acc': no such metric at epoch 2 \(have: val_loss\)"):
         train()
     assert manager.records()[-1].epoch == 2
+
+
+def test_the_history_tells_where_a_loop_began_what_it_measured_and_that_it_ended(tmp_path):
+    value = tf.Variable(0.0)
+    checkpoint = tf.train.Checkpoint(value=value)
+    for epochs in (1, 2):
+        manager = ckptkit.CheckpointManager(checkpoint, tmp_path, 1, save_policy=EverySteps(5))
+        loop = ckptkit.TrainingLoop(manager, listed(), epochs=epochs)
+        for step, _ in loop:
+            loop.report({"loss": 1 / (step + 1)})
+    told = [
+        (each.kind, each.facts["step"]) for each in history.read(str(tmp_path)) if each.kind not in ("cost", "pruned")
+    ]
+    first = [("begun", 0), ("saved", 5), ("measured", 7), ("saved", 7), ("ended", 7)]
+    assert told == [*first, ("begun", 7), ("saved", 10), ("measured", 14), ("saved", 14), ("ended", 14)]
+    measured = [each.facts for each in history.read(str(tmp_path)) if each.kind == "measured"]
+    assert measured == [{"step": 7 * n, "epoch": n, "metrics": {"loss": 1 / (7 * n)}} for n in (1, 2)]
 
 
 def test_a_loop_shows_where_it_stands_and_what_it_resumed_from(tmp_path):

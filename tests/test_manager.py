@@ -7,12 +7,15 @@ import shutil
 import threading
 import time
 import weakref
+from contextlib import suppress
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import ckptkit
+from ckptkit import history
 from ckptkit.held import Held
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import EveryEpochs, EverySecs, EverySteps, OnImprovement, OverheadBudget
@@ -305,7 +308,7 @@ def test_a_failed_background_save_is_raised_once_at_the_next_call_and_the_next_s
     manager.save(2)
     manager.close()
     assert steps(manager) == [2]
-    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+    assert {path.name for path in (tmp_path / ".ckptkit").iterdir()} == {"history.jsonl", "lock"}
 
 
 def test_a_failed_save_names_the_newest_good_checkpoint_and_leaves_it(value, tmp_path, monkeypatch):
@@ -857,7 +860,7 @@ def test_an_interrupted_save_is_over_and_a_retry_at_the_same_step_saves(value, t
     with pytest.raises(KeyboardInterrupt):
         manager.save()
     assert manager.stats().failed == 1
-    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+    assert {path.name for path in (tmp_path / ".ckptkit").iterdir()} == {"history.jsonl", "lock"}
     assert manager.save() is not None
     assert manager.stats().saves == 1
 
@@ -936,9 +939,9 @@ def test_the_cause_is_told_where_undoing_a_failed_save_fails_as_well_and_the_nex
         patch.setattr(Store, "_roll_back", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
         with pytest.raises(ckptkit.CheckpointSaveError, match=r"save of ckpt-1 to .* ENOSPC No space left"):
             manager.save(1)
-    assert len(list((tmp_path / ".ckptkit").iterdir())) == 2
+    assert len(list((tmp_path / ".ckptkit").iterdir())) == 3
     manager.save(2)
-    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+    assert {path.name for path in (tmp_path / ".ckptkit").iterdir()} == {"history.jsonl", "lock"}
 
 
 def test_what_cannot_be_tidied_up_is_told_and_stops_no_save(value, tmp_path, disk, monkeypatch, caplog):
@@ -951,8 +954,70 @@ def test_what_cannot_be_tidied_up_is_told_and_stops_no_save(value, tmp_path, dis
         manager.save(2)
     assert "is left over from a save that failed, and stays for now: [Errno 5] Input/output error" in caplog.text
     manager.save(3)
-    assert [path.name for path in (tmp_path / ".ckptkit").iterdir()] == ["lock"]
+    assert {path.name for path in (tmp_path / ".ckptkit").iterdir()} == {"history.jsonl", "lock"}
     assert steps(manager) == [2, 3]
+
+
+def story(directory):
+    """Kind and step, or names, of what has happened."""
+    return [(event.kind, event.facts.get("names", event.facts["step"])) for event in history.read(str(directory))]
+
+
+def test_the_history_tells_what_was_saved_pruned_restored_and_how_it_ended(value, tmp_path):
+    manager = manager_of(value, tmp_path, 2)
+    with manager:
+        for step in (1, 2, 3):
+            manager.save(step, metrics={"loss": 1 / step}, epoch=step - 1, batch=step)
+        manager.restore(2)
+    saves = [("saved", 1), ("cost", 1), ("saved", 2), ("cost", 2), ("saved", 3), ("pruned", ["ckpt-1"]), ("cost", 3)]
+    assert story(tmp_path) == [("begun", 0), *saves, ("restored", 2), ("ended", 2)]
+    events = history.read(str(tmp_path))
+    assert (events[0].facts["resumed_from"], events[0].facts["workers"]) == (None, 1)
+    saved, cost, stats = events[5].facts, events[7].facts, manager.stats()
+    assert {"name": "ckpt-3", "epoch": 2, "batch": 3, "metrics": {"loss": 1 / 3}}.items() <= saved.items()
+    assert saved["size_bytes"] == manager.records()[-1].size_bytes
+    assert (saved["written_secs"], saved["synced_secs"]) == (stats.last.written_secs, stats.last.synced_secs)
+    assert 0 < saved["blocked_secs"] <= cost["blocked_secs"] == stats.last.blocked_secs <= cost["lost_secs"]
+    with suppress(ZeroDivisionError), manager_of(value, tmp_path, 2) as again:
+        again.restore()
+        again.save(4)
+        again.save(5 // 0)
+    begun, *_, ended = history.read(str(tmp_path))[len(events) :]
+    assert (begun.facts["resumed_from"], begun.facts["step"]) == ("ckpt-3", 3)
+    assert ended.facts["error"] == "ZeroDivisionError"
+
+
+def test_the_history_tells_of_saves_that_were_skipped_and_that_failed(value, tmp_path, gate, monkeypatch):
+    manager = manager_of(value, tmp_path, async_save=True, on_save_error="warn")
+    for step in (1, 2, 3):
+        manager.maybe_save(step)
+    gate.set()
+    manager.wait_until_finished()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", Mock(side_effect=OSError(28, "No space left on device")))
+        manager.save(4)
+        manager.wait_until_finished()
+    assert {("skipped", 3), ("saved", 1), ("saved", 2), ("failed", 4)} <= set(story(tmp_path))
+    assert "No space left" in history.read(str(tmp_path))[-1].facts["why"]
+    manager.close()
+
+
+def test_who_only_looks_on_leaves_no_line(value, tmp_path):
+    with manager_of(value, tmp_path) as manager:
+        manager.save(1)
+    told = story(tmp_path)
+    for read_only in (True, False):
+        with manager_of(value, tmp_path, read_only=read_only) as manager:
+            manager.restore()
+            if read_only:
+                manager.begin_history()
+    assert story(tmp_path) == told
+
+
+def test_a_manager_that_nobody_closed_has_ended_when_it_is_let_go_of(value, tmp_path):
+    manager_of(value, tmp_path).save(1)
+    gc.collect()
+    assert story(tmp_path)[-1] == ("ended", 1)
 
 
 # How it is shown ---------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def newest(directory):
 def litter(directory, steps):
     ends = (".index", ".manifest.json", ".data-00000-of-00001")
     known = {"checkpoint", ".ckptkit"} | {f"ckpt-{step}{end}" for step in steps for end in ends}
-    inside = set(os.listdir(os.path.join(directory, ".ckptkit"))) - {"lock"}
+    inside = set(os.listdir(os.path.join(directory, ".ckptkit"))) - {"history.jsonl", "lock"}
     return (set(os.listdir(directory)) ^ known) | inside
 
 
