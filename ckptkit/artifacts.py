@@ -75,6 +75,8 @@ def save_model(
     Example:
         >>> ckptkit.save_model(model, "export/digits.keras")
         'export/digits.keras'
+        >>> ckptkit.save_model(model, "export/digits")  # a SavedModel, for any server
+        'export/digits'
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = kind_of(path, format)
@@ -108,6 +110,12 @@ def load_model(
     Raises:
         FileNotFoundError: Nothing is there.
         ArtifactError: It is damaged, of another format, or needs a class or function that is not here.
+
+    Example:
+        >>> path = ckptkit.save_model(model, "digits.h5", verify=False)
+        >>> again = ckptkit.load_model("digits.h5")
+        >>> bool(np.all(again.predict(x, verbose=0) == model.predict(x, verbose=0)))
+        True
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = kind_at(path)
@@ -117,11 +125,11 @@ def load_model(
 def save_weights(
     model: keras.Model, path: str | os.PathLike[str], *, overwrite: bool = False, verify: bool = True
 ) -> str:
-    """Save the weights of a built model to a file, ``NAME.weights.h5`` or the older ``weights.h5``.
+    """Save the weights of a built model to a file.
 
     Args:
         model: Built.
-        path: The file; appears in one step.
+        path: ``NAME.weights.h5`` or the older ``weights.h5``; appears in one step.
         overwrite: Whether a file that is there is replaced.
         verify: Whether the weights are loaded into a new model of the same architecture and compared.
 
@@ -131,6 +139,10 @@ def save_weights(
     Raises:
         ExportError: A file is there already, or what was written are not the weights.
         ValueError: The ending is another one, or the model is not built.
+
+    Example:
+        >>> ckptkit.save_weights(model, "digits.weights.h5")
+        'digits.weights.h5'
     """
     path = os.fspath(path).rstrip(os.sep)
     if not path.endswith("weights.h5"):
@@ -151,6 +163,11 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
         ArtifactError: It is no file of weights, or damaged.
         CheckpointMismatchError: The weights do not fit the model; nothing was changed.
         ValueError: The model is not built.
+
+    Example:
+        >>> path = ckptkit.save_weights(model, "digits.weights.h5", verify=False)
+        >>> history = model.fit(x, y, verbose=0)
+        >>> ckptkit.load_weights(model, "digits.weights.h5")
     """
     path = os.fspath(path).rstrip(os.sep)
     _require_file(path)
@@ -175,6 +192,10 @@ def save_architecture(
     Raises:
         ExportError: A file is there already, or another model comes of what was written.
         ValueError: The ending is another one.
+
+    Example:
+        >>> ckptkit.save_architecture(model, "digits.yaml")
+        'digits.yaml'
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
@@ -185,7 +206,9 @@ def save_architecture(
 def load_architecture(
     path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
 ) -> Any:
-    """Make a new model of a file that :func:`save_architecture` has written; built, with fresh weights, not compiled.
+    """Make a new model of a file that ``save_architecture`` has written, with fresh weights.
+
+    It is built as it was, and not compiled.
 
     Args:
         path: ``NAME.json``, ``NAME.yaml`` or ``NAME.yml``.
@@ -195,6 +218,11 @@ def load_architecture(
     Raises:
         FileNotFoundError: Nothing is there.
         ArtifactError: It is no architecture, damaged, or needs a class or function that is not here.
+
+    Example:
+        >>> path = ckptkit.save_architecture(model, "digits.json", verify=False)
+        >>> ckptkit.load_architecture("digits.json").count_params() == model.count_params()
+        True
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
@@ -214,10 +242,10 @@ def publish_version(
     input_signature: Any = None,
     source: CheckpointRecord | None = None,
 ) -> int:
-    """Publish a model as the next version below a folder that TensorFlow Serving polls: ``base_dir/1``, ``/2``, ….
+    """Publish a model as the next version below a folder that TensorFlow Serving polls.
 
-    A version appears in one step, whole and checked, whoever else is publishing. ``ckptkit.versions`` lists, labels and
-    rolls back.
+    That is ``base_dir/1``, ``/2`` and so on. A version appears in one step, whole and checked, whoever else is
+    publishing. ``ckptkit.versions`` lists, labels and rolls back.
 
     Args:
         model: Built.
@@ -235,6 +263,12 @@ def publish_version(
     Raises:
         ExportError: The number is taken, or what was written is not the model. Nothing is left behind.
         ValueError: An argument is out of its range, or the model is not built.
+
+    Example:
+        >>> ckptkit.publish_version(model, "serving/digits", max_versions=3, labels=["stable"])
+        1
+        >>> ckptkit.versions.path_of("serving/digits", "stable")
+        'serving/digits/1'
     """
     _require_built(model)
     notes = _facts(source)

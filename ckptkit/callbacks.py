@@ -122,7 +122,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Example:
         >>> callback = ckptkit.TrainingCheckpoint("runs/digits", save_freq=500, max_to_keep=3)
-        >>> history = model.fit(x, y, epochs=20, callbacks=[callback])
+        >>> history = model.fit(x, y, epochs=20, callbacks=[callback], verbose=0)
+        >>> callback.manager.latest_checkpoint
+        'runs/digits/ckpt-20'
+        >>> history = model.fit(x, y, epochs=20, callbacks=[callback], verbose=0)  # in a process started again
+        >>> len(history.epoch)
+        20
     """
 
     def __init__(

@@ -33,7 +33,7 @@ _STATE = "loop"
 
 
 class TrainingLoop:
-    """Go over a dataset for some epochs, saving between steps and resuming from the newest checkpoint.
+    """Go over a dataset for some epochs, save between steps, resume from the newest checkpoint.
 
     Iterating restores the newest checkpoint of the manager's directory first, if there is one, and goes on with the
     batch after the last one that was trained before it was saved; random numbers go on as well. A loop that was broken
@@ -73,8 +73,13 @@ class TrainingLoop:
         ``(step, batch)``, where ``step`` counts from 0 over all epochs: the number of steps done before this one.
 
     Example:
-        >>> for step, (x, y) in ckptkit.TrainingLoop(manager, dataset, epochs=3):
-        ...     train_step(x, y)
+        >>> loop = ckptkit.TrainingLoop(manager, dataset, epochs=3)
+        >>> for step, (x, y) in loop:
+        ...     loss = train_step(x, y)
+        >>> loop
+        <TrainingLoop runs/digits: step 12, 3 of 3 epochs>
+        >>> manager.latest_checkpoint
+        'runs/digits/ckpt-12'
     """
 
     def __init__(
@@ -156,7 +161,11 @@ class TrainingLoop:
             yield batch
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Say what was measured at this step: a save that is taken right after it carries these numbers."""
+        """Say what was measured at this step: a save that is taken right after it carries these numbers.
+
+        Args:
+            metrics: Scalars by name; tensors are taken as well.
+        """
         self._metrics = {name: float(value) for name, value in metrics.items()}
 
     def __repr__(self) -> str:

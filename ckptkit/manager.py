@@ -98,6 +98,17 @@ class CheckpointManager:
         TypeError: ``checkpoint`` is no ``tf.train.Checkpoint``.
 
     Source: https://www.tensorflow.org/api_docs/python/tf/train/CheckpointManager
+
+    Example:
+        >>> checkpoint = tf.train.Checkpoint(model=model)
+        >>> with ckptkit.CheckpointManager(checkpoint, "runs/digits", max_to_keep=3) as manager:
+        ...     manager.restore_or_initialize()
+        ...     manager.save(1200, metrics={"val_loss": 0.31})
+        'runs/digits/ckpt-1200'
+        >>> manager
+        <CheckpointManager runs/digits: 1 checkpoint, latest ckpt-1200 (step 1200, ... ago, ... kB)>
+        >>> manager.restore("latest").metrics
+        {'val_loss': 0.31}
     """
 
     def __init__(
@@ -574,7 +585,11 @@ class CheckpointManager:
 
     @contextmanager
     def borrowed(self, record: CheckpointRecord) -> Iterator[None]:
-        """Hold the values of a checkpoint in the objects for a while, and put the live ones back after."""
+        """Hold the values of a checkpoint in the objects for a while, and put the live ones back after.
+
+        Args:
+            record: The checkpoint, one of :meth:`records`.
+        """
         put_back = self.hold()
         self._reader.borrow(record)
         try:
@@ -593,7 +608,11 @@ class CheckpointManager:
         return put_back
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
-        """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
+        """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host.
+
+        Args:
+            record: The checkpoint, one of :meth:`records`.
+        """
         return self._reader.state(record)
 
     def objects(self) -> list[Any]:
@@ -612,11 +631,21 @@ class CheckpointManager:
             )
 
     def note(self, kind: str, **facts: Any) -> None:
-        """Enter in the directory's history what has happened, if the run has begun there; see ``ckptkit.history``."""
+        """Enter in the directory's history what has happened, if the run has begun there; see ``ckptkit.history``.
+
+        Args:
+            kind: What it was, in a word.
+            facts: Whatever JSON can hold.
+        """
         self._history.note(kind, **facts)
 
     def end_history(self, kind: str = "ended", **facts: Any) -> None:
-        """Enter that the run has come to its end."""
+        """Enter that the run has come to its end.
+
+        Args:
+            kind: In what way, in a word.
+            facts: Whatever JSON can hold.
+        """
         self._history.end(kind, **facts)
 
     # Inside ----------------------------------------------------------------------------------------------------------

@@ -225,6 +225,13 @@ class CheckpointRecord:
         sequence: Its place in the order of commits; 0 for a foreign one.
         foreign: True for a checkpoint that plain TensorFlow wrote: usable, and unverified.
         run_id: Identity of the run that wrote it, "" for a foreign one.
+
+    Example:
+        >>> prefix = manager.save(1200, epoch=3, metrics={"val_loss": 0.31})
+        >>> manager.records()[-1]
+        <CheckpointRecord runs/digits/ckpt-1200: step 1200, epoch 3, ... ago, ... kB, val_loss 0.31>
+        >>> manager.records()[-1].metrics["val_loss"]
+        0.31
     """
 
     prefix: str
@@ -249,7 +256,7 @@ class CheckpointRecord:
 
     @classmethod
     def of(cls, manifest: Manifest, directory: str) -> CheckpointRecord:
-        """Return the record of the checkpoint that a manifest in ``directory`` commits."""
+        """Return the record of the checkpoint that a ``manifest`` in ``directory`` commits."""
         return cls(
             prefix=os.path.join(directory, manifest.name),
             step=manifest.step,
@@ -267,7 +274,7 @@ class CheckpointRecord:
         )
 
     def at(self, prefix: str) -> CheckpointRecord:
-        """Return the same record with its files at another prefix."""
+        """Return the same record with its files at another ``prefix``."""
         return replace(self, prefix=prefix)
 
     def facts(self, now: float) -> dict[str, str]:
