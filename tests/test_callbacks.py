@@ -757,6 +757,10 @@ def test_the_history_tells_where_a_fit_began_each_epochs_end_and_where_it_went_o
         ("measured", 20),
     ]
     finished_fits.forget()
+    with pytest.raises(BreakOff):
+        fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=4), BreaksOff(1), epochs=3)
+    assert [(each.kind, each.facts["step"]) for each in story() if each.kind != "ended"][3:] == [("begun", 20)]
+    finished_fits.forget()
     logs = fit(sequential(), ckptkit.TrainingCheckpoint(directory, save_freq=4), epochs=3).history
     begun, measured, ended = story()[-3:]
     assert (begun.kind, begun.facts["resumed_from"], begun.facts["step"]) == ("begun", "ckpt-20", 20)

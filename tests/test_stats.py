@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from ckptkit import stats as stats_module
 from ckptkit.stats import SaveCost, SaveRecorder, SaveStats, Took
 
+pytestmark = pytest.mark.core
+
 USUAL = 0.25  # secs of a step; with it and the times below sums are exact or nearly so
 
 
