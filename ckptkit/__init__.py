@@ -24,7 +24,7 @@ Being told to end
 
 Finished models
     save_model               Save a whole model: architecture, weights, compile config and the optimizer's state.
-    load_model               Load a model that :func:`save_model` or Keras has saved, in any format.
+    load_model               Load a model that ``save_model`` or Keras has saved, in any format.
     save_weights             Save the weights of a built model to a file.
     load_weights             Load weights into a built model, all of them or none.
     save_architecture        Save what a model is made of, without its weights and what it was compiled with.

@@ -95,7 +95,7 @@ def load_model(
     compile: bool = True,
     safe_mode: bool = True,
 ) -> Any:
-    """Load a model that :func:`save_model` or Keras has saved, in any format.
+    """Load a model that ``save_model`` or Keras has saved, in any format.
 
     Args:
         path: A ``.keras`` file, an HDF5 file, or the folder of a SavedModel.

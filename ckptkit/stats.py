@@ -26,7 +26,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ckptkit.readable import count_text, line, secs_text, table
+from ckptkit.readable import count_text, line, table
+from ckptkit.readable import secs_text as secs_text
 from ckptkit.readable import size_text as size_text
 
 __all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took"]

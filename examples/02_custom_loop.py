@@ -34,8 +34,7 @@ def train(directory):
         return loss
 
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    options = {"max_to_keep": 3, "save_policy": EverySteps(30), "async_save": True}
-    with ckptkit.CheckpointManager(checkpoint, directory, **options) as manager:
+    with ckptkit.CheckpointManager(checkpoint, directory, 3, save_policy=EverySteps(30), async_save=True) as manager:
         loop = ckptkit.TrainingLoop(manager, dataset, epochs=4)
         for _, (images, labels) in loop:
             loop.report({"loss": train_step(images, labels)})  # a save right after it carries the number

@@ -41,8 +41,7 @@ def train(directory):
         strategy.run(of_one_replica, args=batch)
 
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    options = {"max_to_keep": 3, "save_policy": EverySteps(10), "async_save": True}
-    with ckptkit.CheckpointManager(checkpoint, directory, **options) as manager:
+    with ckptkit.CheckpointManager(checkpoint, directory, 3, save_policy=EverySteps(10), async_save=True) as manager:
         loop = ckptkit.TrainingLoop(manager, strategy.experimental_distribute_dataset(dataset), epochs=3)
         for _, batch in loop:
             train_step(batch)
@@ -66,6 +65,7 @@ def story():
         chief, other = start_workers(directory)
         digits.wait_for_step(directory, 30, other)
         other.kill()
+        other.communicate()
         chief.communicate()
         print(f"   TensorFlow tells the other one, which ends with exit code {chief.returncode}")
         print("2. Both start again, with the same command")
