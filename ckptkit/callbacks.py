@@ -129,7 +129,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Example:
         >>> callback = ckptkit.TrainingCheckpoint("runs/digits", save_freq=500, max_to_keep=3)
-        >>> history = model.fit(x, y, epochs=20, callbacks=[callback])
+        >>> history = model.fit(x, y, epochs=20, callbacks=[callback], verbose=0)
+        >>> callback.manager.latest_checkpoint
+        'runs/digits/ckpt-20'
+        >>> callback.resumed_from is None  # else the record of the checkpoint that it went on from
+        True
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ckptkit.printing import age_text
+from ckptkit.readable import age_text
 from ckptkit.records import CheckpointRecord
 
 __all__ = ["resume_line"]

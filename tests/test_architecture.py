@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"arguments", "checksums", "errors", "printing", "spelling"},
+    {"arguments", "checksums", "errors", "readable", "spelling"},
     {
         "bundle_protos",
         "combinators",
@@ -67,6 +67,7 @@ FLOORS = [
         "export.versions",
         "finding",
         "input_facts",
+        "overview",
         "policy_text",
     },
     {"keeping", "option_rules", "tensor_values", "variable_names", "verifying", "yaml_file"},

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from ckptkit.cli import diff, export, ls, prune, repair, show, verify
 from ckptkit.cli.usage import UsageError
 from ckptkit.errors import CheckpointError
-from ckptkit.printing import plain
+from ckptkit.readable import plain
 from ckptkit.spelling import near
 
 __all__ = ["main"]

@@ -18,8 +18,8 @@ from ckptkit.cli.chosen import CHECKPOINT, checkpoint_at
 from ckptkit.cli.printing import console, print_json, strict, table_of
 from ckptkit.cli.usage import count
 from ckptkit.listing import DirectoryReader
-from ckptkit.printing import plain
 from ckptkit.progress import progress
+from ckptkit.readable import plain
 from ckptkit.records import CheckpointRecord
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ckptkit.cli.printing import print_json
 from ckptkit.cli.usage import UsageError
 from ckptkit.errors import CheckpointMismatchError, ExportError
 from ckptkit.export.names import FILES
-from ckptkit.printing import plain
+from ckptkit.readable import plain
 from ckptkit.records import CheckpointRecord
 from ckptkit.spelling import near
 

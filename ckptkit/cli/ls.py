@@ -21,9 +21,8 @@ from ckptkit.cli.printing import console, print_json, table_of
 from ckptkit.cli.usage import secs
 from ckptkit.keeping import Upkeep, resumed_from
 from ckptkit.listing import DirectoryReader, Listing
-from ckptkit.printing import age_text, plain
+from ckptkit.readable import age_text, plain, size_text
 from ckptkit.records import CheckpointRecord
-from ckptkit.stats import size_text
 
 __all__ = ["add"]
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ckptkit.printing import plain
+from ckptkit.readable import plain
 from ckptkit.records import finite_json
 
 __all__ = ["console", "print_json", "print_table", "strict", "table_of"]

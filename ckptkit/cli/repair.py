@@ -11,7 +11,7 @@ from dataclasses import asdict
 from rich.text import Text
 
 from ckptkit.cli.printing import console, print_json
-from ckptkit.printing import plain
+from ckptkit.readable import plain
 from ckptkit.repairing import Action, repair
 from ckptkit.store import Store
 

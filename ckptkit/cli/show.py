@@ -22,11 +22,10 @@ from ckptkit.cli.chosen import CHECKPOINT, checkpoint_at
 from ckptkit.cli.printing import console, print_json, table_of
 from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
 from ckptkit.listing import DirectoryReader
-from ckptkit.printing import age_text, plain
 from ckptkit.progress import progress
+from ckptkit.readable import age_text, plain, size_text
 from ckptkit.records import CheckpointRecord, Manifest
 from ckptkit.spelling import near
-from ckptkit.stats import size_text
 
 if TYPE_CHECKING:
     from ckptkit.bundle import Bundle

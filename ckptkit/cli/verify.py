@@ -10,8 +10,7 @@ from rich.text import Text
 
 from ckptkit.cli.printing import console, print_json
 from ckptkit.listing import DirectoryReader
-from ckptkit.printing import plain
-from ckptkit.stats import size_text
+from ckptkit.readable import plain, size_text
 from ckptkit.verifying import Verdict, Verification
 
 __all__ = ["add"]
