@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"arguments", "checksums", "errors", "spelling"},
+    {"arguments", "checksums", "errors", "readable", "spelling"},
     {
         "bundle_protos",
         "combinators",
@@ -41,7 +41,19 @@ FLOORS = [
         "varint",
         "worker_keys",
     },
-    {"coordination", "failures", "free_space", "listing", "mismatch", "ranking", "snappy", "string_tensors", "writer"},
+    {
+        "coordination",
+        "failures",
+        "free_space",
+        "listing",
+        "mismatch",
+        "progress",
+        "ranking",
+        "resuming",
+        "snappy",
+        "string_tensors",
+        "writer",
+    },
     {"history", "policies", "preservation", "table"},
     {"appointment", "bundle_index", "ledger", "monitors", "schedule", "shard_stream", "store"},
     {
@@ -50,12 +62,12 @@ FLOORS = [
         "export",
         "export.facts",
         "export.names",
-        "export.progress",
         "export.publishing",
         "export.silence",
         "export.versions",
         "finding",
         "input_facts",
+        "overview",
         "policy_text",
     },
     {"keeping", "option_rules", "tensor_values", "variable_names", "verifying", "yaml_file"},
@@ -114,7 +126,7 @@ FLOORS = [
     {"artifacts", "callbacks", "loop"},
     {"completion"},
     {"cli.printing", "cli.usage", "config"},
-    {"cli.bar", "cli.chosen"},
+    {"cli.chosen"},
     {"cli.diff", "cli.export", "cli.ls", "cli.prune", "cli.repair", "cli.report", "cli.show", "cli.verify"},
     {"cli"},
     {"__main__"},

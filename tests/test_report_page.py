@@ -26,7 +26,7 @@ from ckptkit.report.table import MOST_ROWS, checkpoint_table
 from ckptkit.report.thinning import spread, thinned, tops
 from ckptkit.report.time_line import MOST_TURNS, time_line, turn_text
 from ckptkit.report.turns import ENDS
-from ckptkit.report.wording import chart_text, date_text, escaped, secs_text, share_text, stamp
+from ckptkit.report.wording import chart_text, date_text, escaped, length_text, share_text, stamp
 from tests.report_cases import EVENTS, NOW, RECORDS, cost, event, facts, measured, record, saved
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x1b[2J\udcff"
@@ -73,7 +73,7 @@ def trace(chart, meaning):
     ],
 )
 def test_a_length_of_time_is_told_in_two_units_at_most(secs, told):
-    assert secs_text(secs) == told
+    assert length_text(secs) == told
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_summary_says_no_more_than_is_known():
 def test_the_numbers_that_matter_stand_on_top():
     assert {name: (number, below) for name, number, below in tiles(facts())} == {
         "checkpoints there": ("3", "3 kB on disk, 5 kB written in all"),
-        "newest": ("ckpt-400", "step 400, epoch 4, saved 1 h 22 min ago"),
+        "newest": ("ckpt-400", "step 400, epoch 4, saved 1 h ago"),
         "best val_loss": ("0.4", "ckpt-200, step 200"),
         "training blocked": ("10 ms", "in all, while it waited for saves"),
         "training time lost": ("400 ms", "in all, 0.068 % of the 9 min 51 s at work"),
@@ -160,7 +160,7 @@ def test_a_row_says_all_that_is_known():
         "ckpt-400",
         "400",
         "4",
-        "2026-09-21 15:38:20 1 h 22 min ago",
+        "2026-09-21 15:38:20 1 h ago",
         "1 kB",
         "loss 0.35 val_loss 0.5",
         "latest kept: latest 2",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 
 import numpy as np
@@ -473,3 +474,34 @@ def test_no_epochs_at_all_claim_nothing_about_the_data(directory, caplog):
     caplog.set_level(logging.INFO, "ckptkit")
     fit(sequential(), ours(directory), epochs=0)
     assert "training data:" not in caplog.text
+
+
+@pytest.mark.parametrize("after_steps", [14, STEPS], ids=["within an epoch", "between epochs"])
+def test_a_resume_says_in_one_line_what_came_back_from_where_how_old_it_is_and_how_exact_its_data_are(
+    directory, caplog, monkeypatch, after_steps
+):
+    options = {"save_freq": "epoch"} if after_steps == STEPS else {}
+    stop = keras.callbacks.EarlyStopping("loss", patience=9)
+    own = keras.callbacks.LambdaCallback()  # has no state
+    named = {"validation_data": (X, Y), "validation_batch_size": 40}
+    break_off(sequential(), ours(directory, **options), after_steps + (after_steps == STEPS), stop, own, **named)
+    caplog.set_level(logging.INFO, "ckptkit")
+    callback = ours(directory, **options)
+    fit(sequential(), callback, keras.callbacks.EarlyStopping("loss", patience=9), own, epochs=2, **named)
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resuming")]
+    record = callback.resumed_from
+    assert re.fullmatch(
+        rf"resuming from {record.prefix}, saved \d+ s ago, at step {record.step}, epoch 1, batch {record.batch}: "
+        r"restored model, optimizer, random numbers, 1 callback \(EarlyStopping\); training data: (.*); "
+        r"validation data: (.*)\.",
+        line,
+    )
+    guarantee = r"replay, a resume draws and drops" if IS_LEGACY else "iterator, the position is restored, exactly"
+    assert line.count(f" data: {guarantee}") == 2
+
+
+def test_a_fit_that_is_to_be_silent_logs_nothing_that_goes_well(directory, caplog):
+    caplog.set_level(logging.INFO, "ckptkit")
+    break_off(sequential(), ours(directory, verbose=0), 14)
+    fit(sequential(), ours(directory, verbose=0), epochs=2)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "INFO"] == []

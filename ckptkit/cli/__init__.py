@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ckptkit.cli import diff, export, ls, prune, repair, report, show, verify
-from ckptkit.cli.printing import plain
 from ckptkit.cli.usage import UsageError
 from ckptkit.errors import CheckpointError
+from ckptkit.readable import plain
 from ckptkit.spelling import near
 
 __all__ = ["main"]

@@ -9,9 +9,10 @@ import sys
 import time
 from dataclasses import asdict
 
-from ckptkit.cli.printing import plain, print_json
+from ckptkit.cli.printing import print_json
 from ckptkit.durability import write_file
 from ckptkit.errors import MissingExtraError
+from ckptkit.readable import plain
 from ckptkit.report.facts import Facts, gather
 
 __all__ = ["add"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ckptkit.readable import count_text, size_text
 from ckptkit.report.chart import Chart, Key, axis_title, layout
 from ckptkit.report.saves import Save
 from ckptkit.report.thinning import spread, tops
-from ckptkit.report.wording import chart_text, counted, secs_text
-from ckptkit.stats import size_text
+from ckptkit.report.wording import chart_text, length_text
 
 __all__ = ["cost_charts"]
 
@@ -49,8 +49,8 @@ def _times(saves: Sequence[Save]) -> tuple[Chart, ...]:
     later = [max(_dearest(save) - (save.blocked_secs or 0.0), 0.0) / scale for save in shown]
     dearest = max(known, key=_dearest)
     summary = (
-        f"{counted(len(known), 'save')}; the dearest is {dearest.name}: blocked {_known_secs(dearest.blocked_secs)}, "
-        f"lost {_known_secs(dearest.lost_secs)}."
+        f"{count_text(len(known), 'save')}; the dearest is {dearest.name}: "
+        f"blocked {_known_secs(dearest.blocked_secs)}, lost {_known_secs(dearest.lost_secs)}."
     )
     return (
         Chart(
@@ -92,7 +92,7 @@ def _dearest(save: Save) -> float:
 
 
 def _known_secs(secs: float | None) -> str:
-    return "unknown" if secs is None else secs_text(secs)
+    return "unknown" if secs is None else length_text(secs)
 
 
 def _unit(largest: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ckptkit.readable import count_text
 from ckptkit.report.chart import Chart, Key, axis_title, layout
 from ckptkit.report.curves import Curve, families
 from ckptkit.report.facts import Facts
 from ckptkit.report.saves import GONE, Save
 from ckptkit.report.thinning import spread, thinned
-from ckptkit.report.wording import chart_text, counted, number_text
+from ckptkit.report.wording import chart_text, number_text
 
 __all__ = ["MARKS", "MOST_CHARTS", "MOST_MARKS", "Mark", "left_out", "metric_charts"]
 
@@ -170,7 +171,7 @@ def _marks(mark: Mark, saves: Sequence[Save]) -> list[dict[str, Any]]:
 def _summary(curve: Curve) -> str:
     finite = [at for at, value in enumerate(curve.values) if math.isfinite(value)]
     odd = len(curve.values) - len(finite)
-    gaps = f"; {counted(odd, 'value')} not finite, a gap" if odd else ""
+    gaps = f"; {count_text(odd, 'value')} not finite, a gap" if odd else ""
     if not finite:
         return f"{curve.metric}: never finite{gaps}."
     low = min(finite, key=curve.values.__getitem__)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ckptkit.readable import age_text, count_text, size_text
 from ckptkit.report.saves import GONE, Save
-from ckptkit.report.wording import date_text, escaped, number_text, secs_text
-from ckptkit.stats import size_text
+from ckptkit.report.wording import date_text, escaped, number_text
 
 __all__ = ["MOST_ROWS", "checkpoint_table"]
 
@@ -44,7 +44,7 @@ def _is_marked(save: Save) -> bool:
 
 
 def _row(save: Save, now: float) -> str:
-    age = "" if save.at is None else f"{date_text(save.at)} <br><small>{secs_text(now - save.at)} ago</small>"
+    age = "" if save.at is None else f"{date_text(save.at)} <br><small>{age_text(now - save.at)} ago</small>"
     metrics = (f"<span><i>{escaped(name)}</i> {number_text(value)}</span>" for name, value in save.metrics.items())
     cells = {
         "step": "" if save.step is None else f"{save.step:,}",
@@ -61,7 +61,7 @@ def _row(save: Save, now: float) -> str:
 def _epoch(save: Save) -> str:
     if save.epoch is None:
         return ""
-    return f"{save.epoch:,}" + (f" + {save.batch:,} batch{'' if save.batch == 1 else 'es'}" if save.batch else "")
+    return f"{save.epoch:,}" + (f" + {count_text(save.batch, 'batch', 'batches')}" if save.batch else "")
 
 
 def _state(save: Save) -> str:

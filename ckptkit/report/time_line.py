@@ -10,12 +10,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from ckptkit.readable import count_text
 from ckptkit.report.chart import Chart, Key, axis_title, layout
 from ckptkit.report.facts import Facts, Incident
 from ckptkit.report.saves import Save
 from ckptkit.report.thinning import spread
 from ckptkit.report.turns import Turn
-from ckptkit.report.wording import chart_text, counted, date_text, secs_text, stamp
+from ckptkit.report.wording import chart_text, date_text, length_text, stamp
 
 __all__ = ["MOST_TURNS", "time_line", "turn_text"]
 
@@ -76,7 +77,7 @@ def turn_text(turn: Turn) -> str:
     if turn.first_step is None:
         origin = "began before the history does"
     step = "" if turn.last_step is None else f" at step {turn.last_step:,}"
-    after = f"{step} after {secs_text(turn.seen_at - turn.began_at)}"
+    after = f"{step} after {length_text(turn.seen_at - turn.began_at)}"
     end = {
         "killed": f"was killed; its last sign of life came{after}",
         "preempted": f"was preempted{after}",
@@ -86,7 +87,7 @@ def turn_text(turn: Turn) -> str:
         "unknown": f"was last heard of{after}",
     }[turn.ended]
     why = f": {turn.why}" if turn.why else ""
-    lost = f"; {counted(turn.repeated_steps, 'step')} or more had to be trained again" if turn.repeated_steps else ""
+    lost = f"; {count_text(turn.repeated_steps, 'step')} or more had to be trained again" if turn.repeated_steps else ""
     return f"turn {turn.number} {origin} on {date_text(turn.began_at)}, and {end}{why}{lost}"
 
 
@@ -98,8 +99,8 @@ def _spans_of(turns: Sequence[Turn]) -> list[tuple[Key, dict[str, Any]]]:
     lost = [(turn, turn.lost_from, turn.seen_at) for turn in turns if turn.lost_from is not None]
     if lost:
         told = [
-            f"turn {turn.number}: {secs_text(end - begin)} of work lost, or more"
-            + (f"; {counted(turn.repeated_steps, 'step')} trained again" if turn.repeated_steps else "")
+            f"turn {turn.number}: {length_text(end - begin)} of work lost, or more"
+            + (f"; {count_text(turn.repeated_steps, 'step')} trained again" if turn.repeated_steps else "")
             for turn, begin, end in lost
         ]
         pattern = {"shape": "/", "fgcolor": _LOST.color, "bgcolor": "--lost", "size": 6, "solidity": 0.35}
@@ -175,9 +176,9 @@ def _points(points: Sequence[tuple[float, int, str]], key: Key, size: int) -> li
 def _summary(facts: Facts) -> str:
     kinds = [f"{count} {_ENDS[kind].meaning}" for kind, count in facts.totals.interruptions.items()]
     told = (
-        f"{counted(len(facts.turns), 'turn')} from {date_text(facts.turns[0].began_at)} to "
+        f"{count_text(len(facts.turns), 'turn')} from {date_text(facts.turns[0].began_at)} to "
         f"{date_text(max(turn.seen_at for turn in facts.turns))}: {', '.join(kinds) or 'none was interrupted'}."
     )
     if facts.totals.repeated_steps:
-        told += f" {counted(facts.totals.repeated_steps, 'step')} or more had to be trained again."
+        told += f" {count_text(facts.totals.repeated_steps, 'step')} or more had to be trained again."
     return told

@@ -1,37 +1,36 @@
-"""Numbers, times and names as a page says them.
+"""Times, shares and names as a page says them; what else people read is of ``readable``.
 
-secs_text(0.0123)           # "12 ms"
-secs_text(11520)            # "3 h 12 min"
-counted(3, "save")          # "3 saves"
+length_text(0.0123)         # "12 ms"
+length_text(11520)          # "3 h 12 min"
+date_text(1_790_000_000.0)  # "2026-09-21 14:13:20"
 escaped("<b>")              # "&lt;b&gt;"
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
+
+from ckptkit.readable import plain
 
 __all__ = [
     "LAST_MOMENT",
     "chart_text",
-    "counted",
     "date_text",
     "escaped",
-    "metrics_text",
+    "length_text",
     "number_text",
-    "secs_text",
     "share_text",
     "stamp",
 ]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LAST_MOMENT = 253402300799.0  # of the year 9999
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _UNITS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
-def secs_text(secs: float) -> str:
+def length_text(secs: float) -> str:
     """Return a length of time, in two units at most."""
     if secs <= 0:
         return "0 s"
@@ -71,25 +70,11 @@ def share_text(part: float, whole: float) -> str:
     return f"{percent:.2g} %" if percent < 9.95 else f"{percent:.0f} %"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun, in the plural where there is one."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def metrics_text(metrics: Mapping[str, float]) -> str:
-    """Return metrics on a line."""
-    return "  ".join(f"{name} {number_text(value)}" for name, value in metrics.items())
-
-
 def escaped(text: str) -> str:
     """Return a text as HTML that is nothing but this text."""
-    return html.escape(_printable(text))
+    return html.escape(plain(text))
 
 
 def chart_text(text: str) -> str:
     """Return a text as plotly has it, which knows some markup and has no name for a quote."""
-    return html.escape(_printable(text), quote=False)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return html.escape(plain(text), quote=False)
