@@ -207,12 +207,12 @@ class ConfigError(CheckpointError, ValueError):
 
 
 class MissingExtraError(CheckpointError, ImportError):
-    """What was asked for is done by a package that is installed on demand, and that is not here.
+    """A package that is installed on demand, and does what was asked for, is not here.
 
     Example:
         >>> from ckptkit.report.page import chart_library
         >>> try:
-        ...     library = chart_library()
-        ... except ckptkit.MissingExtraError as error:  # says what to install
-        ...     library = f"// {error}"
+        ...     source = chart_library()
+        ... except ckptkit.MissingExtraError as error:
+        ...     print(error)
     """
