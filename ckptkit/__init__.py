@@ -49,6 +49,7 @@ Errors
     ExportError              A finished artifact could not be written; nothing was left behind.
     ArtifactError            A finished artifact cannot be loaded: damaged, of an unknown format, or without its code.
     ConfigError              A file of options, or a configuration made of one, says something that cannot be meant.
+    MissingExtraError        A package that is installed on demand, and does what was asked for, is not here.
 
 In the examples ``model`` is a compiled Keras model, ``x`` and ``y`` are its data as arrays and ``dataset`` as batches,
 ``train_step`` does a step with one, ``checkpoint`` is ``tf.train.Checkpoint(model=model)``, and ``manager`` is
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
         ConfigError,
         DirectoryLockedError,
         ExportError,
+        MissingExtraError,
         ReadOnlyError,
         UnsupportedBundleError,
         WorkerError,
@@ -110,6 +112,7 @@ _HOME = {
     "DirectoryLockedError": "errors",
     "ExportError": "errors",
     "ExportOnCompletion": "completion",
+    "MissingExtraError": "errors",
     "Preempted": "preemption",
     "ReadOnlyError": "errors",
     "RunConfig": "config",
@@ -148,6 +151,7 @@ __all__ = [
     "DirectoryLockedError",
     "ExportError",
     "ExportOnCompletion",
+    "MissingExtraError",
     "Preempted",
     "ReadOnlyError",
     "RunConfig",

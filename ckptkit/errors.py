@@ -11,7 +11,8 @@ CheckpointError
 ├── WorkerError               (RuntimeError)       another worker of a cluster did not do its part, or not in time
 ├── ExportError               (RuntimeError)       an artifact could not be written; nothing was left behind
 ├── ArtifactError             (ValueError)         an artifact cannot be loaded: damaged, unknown, or without its code
-└── ConfigError               (ValueError)         a file of options, or a configuration, that cannot be meant
+├── ConfigError               (ValueError)         a file of options, or a configuration, that cannot be meant
+└── MissingExtraError         (ImportError)        a part of ckptkit that is installed on demand is not installed
 
 Beside the tree stands :class:`ckptkit.Preempted` (SystemExit): a run was told to end and leaves, which is no error.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DirectoryLockedError",
     "ExportError",
+    "MissingExtraError",
     "ReadOnlyError",
     "UnsupportedBundleError",
     "WorkerError",
@@ -201,4 +203,16 @@ class ConfigError(CheckpointError, ValueError):
         ...     print(error)
         run.yaml, line 1: training_checkpoint has no option 'directry'.
         Did you mean 'directory'?
+    """
+
+
+class MissingExtraError(CheckpointError, ImportError):
+    """A package that is installed on demand, and does what was asked for, is not here.
+
+    Example:
+        >>> from ckptkit.report.page import chart_library
+        >>> try:
+        ...     source = chart_library()
+        ... except ckptkit.MissingExtraError as error:
+        ...     print(error)
     """

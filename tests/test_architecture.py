@@ -72,6 +72,12 @@ FLOORS = [
     },
     {"keeping", "option_rules", "tensor_values", "variable_names", "verifying", "yaml_file"},
     {"comparing", "options", "pruning", "repairing"},
+    {"report", "report.chart", "report.event_facts", "report.thinning", "report.wording"},
+    {"report.turns"},
+    {"report.curves", "report.saves"},
+    {"report.cost_charts", "report.facts", "report.table"},
+    {"report.metric_charts", "report.summary", "report.time_line"},
+    {"report.page"},
     # Keras and TensorFlow from here on.
     {"keras2", "keras3"},
     {"cluster", "tensorboard", "which_keras"},
@@ -121,7 +127,7 @@ FLOORS = [
     {"completion"},
     {"cli.printing", "cli.usage", "config"},
     {"cli.chosen"},
-    {"cli.diff", "cli.export", "cli.ls", "cli.prune", "cli.repair", "cli.show", "cli.verify"},
+    {"cli.diff", "cli.export", "cli.ls", "cli.prune", "cli.repair", "cli.report", "cli.show", "cli.verify"},
     {"cli"},
     {"__main__"},
 ]
