@@ -119,12 +119,13 @@ class Bundle:
         for part in _parts(entry):
             self._shard(part)
 
-    def read_into(self, entry: Entry, buffer: Array | Buffer) -> None:
+    def read_into(self, entry: Entry, buffer: Array | Buffer, told: Callable[[int], None] | None = None) -> None:
         """Read a tensor's bytes from its shard into memory, and check them.
 
         Args:
             entry: One of ``entries``, or of their slices; neither in slices nor of strings or variants.
             buffer: Writable memory in one piece, as large as the tensor.
+            told: Called with the number of bytes each time that some were read.
 
         Raises:
             CheckpointDamagedError: The shard is missing, cut short or altered.
@@ -132,7 +133,7 @@ class Bundle:
         """
         if entry.slices or entry.dtype in OF_ANY_LENGTH:
             raise ValueError(f"tensor {entry.key!r} is stored in slices or elements of any length. Use read().")
-        self._compare(entry, self._fill(entry, buffer))
+        self._compare(entry, self._fill(entry, buffer, told))
 
     def pieces(self, entry: Entry, elements: int, told: Callable[[int], None] = lambda size: None) -> Iterator[Array]:
         """Read a tensor's values a piece after the other, in row-major order: of a large one no more is in memory.
@@ -261,14 +262,14 @@ class Bundle:
             f"{len(entry.slices)} slices of {entry.shape}, {there}{', …' if len(entry.slices) > 5 else ''}."
         )
 
-    def _fill(self, entry: Entry, buffer: Array | Buffer) -> int:
+    def _fill(self, entry: Entry, buffer: Array | Buffer, told: Callable[[int], None] | None = None) -> int:
         """Read an entry's bytes into memory and return their checksum."""
         view = bytes_of(buffer) if isinstance(buffer, np.ndarray) else memoryview(buffer)
         if view.nbytes != entry.size or view.readonly:
             got = f"{view.nbytes} that are {'not' if view.readonly else 'writable'}"
             raise ValueError(f"tensor {entry.key!r} takes {entry.size} writable bytes, got {got}.")
         view = view.cast("B") if view.nbytes else view
-        return self._stream(entry, lambda at: view[at : at + _BLOCK])
+        return self._stream(entry, lambda at: view[at : at + _BLOCK], told)
 
     def _stream(
         self,

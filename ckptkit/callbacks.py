@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.preservation import Best, PreservationPolicy
 from ckptkit.records import CheckpointRecord
+from ckptkit.resuming import resume_line
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
 from ckptkit.unsaved_random import say_what_is_lost
@@ -66,6 +68,7 @@ _OF_MANAGER = (
     "max_save_errors",
     "worker_timeout_secs",
     "tensorboard_dir",
+    "verbose",
 )
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
@@ -115,6 +118,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
             the first save logs which one it is.
         max_input_state_bytes: Most bytes that an iterator's state, shuffle buffers included, may take in a checkpoint.
+        verbose: 1 logs at the level INFO what a resume goes on from, what each save has cost and how the place in the
+            data is kept, and shows a bar on a terminal while a large checkpoint is restored. 0 is silent; warnings and
+            errors are told in any case.
         callbacks: The callbacks whose state is saved; None for all that are passed to ``fit``. A callback of your own
             joins with ``get_state()`` and ``set_state(state)``; those of Keras are known.
 
@@ -123,7 +129,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Example:
         >>> callback = ckptkit.TrainingCheckpoint("runs/digits", save_freq=500, max_to_keep=3)
-        >>> history = model.fit(x, y, epochs=20, callbacks=[callback])
+        >>> history = model.fit(x, y, epochs=20, callbacks=[callback], verbose=0)
+        >>> callback.manager.latest_checkpoint
+        'runs/digits/ckpt-20'
+        >>> callback.resumed_from is None  # else the record of the checkpoint that it went on from
+        True
     """
 
     def __init__(
@@ -149,6 +159,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         tensorboard_dir: str | os.PathLike[str] | None = None,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
+        verbose: int = 1,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> None:
         super().__init__()
@@ -173,6 +184,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             tensorboard_dir=tensorboard_dir,
             input_state=input_state,
             max_input_state_bytes=max_input_state_bytes,
+            verbose=verbose,
         )
         validate(callbacks)
         self.directory = os.fspath(self._options.directory)
@@ -259,6 +271,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             before_step=self._before_step,
             input_state=self._options.input_state,
             limit=self._options.max_input_state_bytes,
+            verbose=self._options.verbose,
         )
         self._inputs.begin_at(None)
         self._restore(dataset, first_epoch(frame))
@@ -473,7 +486,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if at.batch and fit_model.has_other_metrics(at.model, self.model):
             self.model.reset_metrics()
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
-        _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
+        if self._options.verbose:
+            _log.info("%s", self._resume_line(record))
+
+    def _resume_line(self, record: CheckpointRecord) -> str:
+        assert self._inputs is not None
+        at, others = self._now, self._others.names_in(self._now.callbacks)
+        restored = ["model"] if self.model.optimizer is None else ["model", "optimizer"]
+        restored += ["random numbers"] if at.random else []
+        restored += [f"{len(others)} callback{'s' if len(others) > 1 else ''} ({', '.join(others)})"] if others else []
+        inputs = self._inputs.guarantees(at.inputs)
+        return resume_line(record, time.time(), epoch=at.epoch, batch=at.batch, restored=restored, inputs=inputs)
 
     def _mode(self) -> str | None:
         """Return which way ``monitor`` ranks, None where nothing is monitored; the metric may say it itself."""

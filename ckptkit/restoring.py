@@ -53,6 +53,7 @@ class Pending:
         self._waiting: dict[int, tuple[str, _Value]] = {}
         self._left_to_tensorflow: dict[int, str] = {}
         self._coordinator: Any = None
+        self._take_back: list[Callable[[], None]] = []
 
     def leftovers(self) -> list[str]:
         """Return the names of the values that no object has taken so far."""
@@ -81,6 +82,9 @@ class Pending:
                 raise CheckpointMismatchError(report(self._prefix, [difference], len(live)))
             value.put_into(variable)
             del self._waiting[node]
+        if not self._waiting:
+            for take_back in self._take_back:
+                take_back()
 
     def _wait(self, match: _Match, values: Mapping[str, _Value]) -> None:
         self._waiting = {node: (name, values[match.key(node)]) for node, name in match.until_built.items()}
@@ -89,8 +93,7 @@ class Pending:
         if rest is not None:
             self._coordinator = self._graph.assign_later(self._prefix, rest)
         if self._waiting:
-            for owner in match.unbuilt:
-                when_built(owner, self.settle)
+            self._take_back = [when_built(owner, self.settle) for owner in match.unbuilt]
 
 
 def restore(

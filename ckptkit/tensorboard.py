@@ -43,18 +43,20 @@ class SaveScalars:
         self._log_dir = log_dir
         self._directory = directory
         self._writer: tf.summary.SummaryWriter | None = None  # not before there is something to write
+        self._waiting: list[tuple[int, Mapping[str, float]]] = []
         self._skipped = 0
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
-        """Write what an event says, in whatever thread it happens."""
+        """Take what an event says, and write it in the background, when a save has ended, or at the end of all."""
         with self._lock:
             numbers = self._numbers(event)
             if numbers:
-                self._write(numbers, event.facts["step"])
-            if event.kind == "saved" and self._writer is not None:
-                self._writer.flush()  # in the background; the others may come in the way of a step
-            if event.kind in ("ended", "preempted") and self._writer is not None:
+                self._waiting.append((event.facts["step"], numbers))
+            is_end = event.kind in ("ended", "preempted")
+            if self._waiting and (is_end or event.kind == "saved"):
+                self._write()
+            if is_end and self._writer is not None:
                 self._writer.close()
                 self._writer = None
 
@@ -71,14 +73,15 @@ class SaveScalars:
             return {"restores": sum(map(_is_restore, history.read(self._directory)))}
         return {}
 
-    def _write(self, numbers: Mapping[str, float], step: int) -> None:
-        # Outside of whatever graph, and whatever the script has said about its own summaries.
-        with tf.init_scope(), tf.summary.record_if(True):
-            if self._writer is None:
-                self._writer = tf.summary.create_file_writer(self._log_dir, filename_suffix=".ckptkit")
-            with self._writer.as_default(step=step):
+    def _write(self) -> None:
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self._log_dir, filename_suffix=".ckptkit")
+        # Whatever the script has said about its own summaries.
+        with tf.summary.record_if(True), self._writer.as_default():
+            for step, numbers in self._waiting:
                 for name, value in numbers.items():
-                    tf.summary.write(f"checkpoint/{name}", tf.constant(value, tf.float32), metadata=_SCALAR)
+                    tf.summary.write(f"checkpoint/{name}", tf.constant(value, tf.float32), step, metadata=_SCALAR)
+        self._waiting.clear()
 
 
 def _is_restore(event: Event) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import glob
-import io
 import json
 import math
 import os
@@ -17,14 +16,14 @@ import sys
 
 import pytest
 
-from ckptkit import cli, stats
+from ckptkit import cli, progress, stats
 from ckptkit.checksums import crc32c
-from ckptkit.cli import bar
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
 from tests import checkpoint_dirs
 from tests.conftest import ROOT
+from tests.screen import Screen
 
 NOW = 1_000_000.0
 
@@ -302,21 +301,13 @@ def test_follow_tells_a_checkpoint_that_was_saved_again(directory, capsys, monke
     assert [line.split(", ")[2] for line in capsys.readouterr().out.splitlines()] == ["10 B", "20 B"]
 
 
-class Screen(io.StringIO):
-    """A standard output that somebody looks at."""
-
-    encoding = "utf-8"
-
-    def isatty(self):
-        return True
-
-
 def test_follow_shows_one_table_on_a_terminal_and_ends_with_ctrl_c(directory, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stdout", Screen())
     follow(monkeypatch, lambda: save(directory, 1), lambda: damage(directory, 1))
-    assert cli.main(["ls", "--follow", "--interval", "5", directory]) == 0
-    shown = sys.stdout.getvalue()
+    with Screen("stdout") as screen:
+        code = cli.main(["ls", "--follow", "--interval", "5", directory])
+    shown = screen.text
+    assert code == 0
     assert shown.index("no checkpoints in") < shown.index("ckpt-1 (latest)") < shown.index("ckpt-1 is damaged: ")
     assert "\x1b[1A\x1b[2K" in shown  # up again, over what was there
 
@@ -546,25 +537,16 @@ def test_colours_are_for_terminals_alone(real, capsys, monkeypatch):
     assert "\x1b[32mok" in capsys.readouterr().out
 
 
-class Terminal(io.StringIO):
-    """A standard error that somebody looks at."""
-
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(
-    ("stream", "least", "shown"),
-    [(Terminal, 0, True), (Terminal, 10**9, False), (io.StringIO, 0, False)],
-    ids=["terminal", "small", "file"],
-)
-def test_a_bar_is_shown_for_what_is_large_where_somebody_looks_on(real, capsys, monkeypatch, stream, least, shown):
-    monkeypatch.setattr(bar, "_WORTH_A_BAR", least)
+@pytest.mark.parametrize("command", [["verify", "--deep"], ["repair", "--deep"]], ids=" ".join)
+def test_a_deep_look_at_what_is_large_shows_a_bar_where_somebody_looks_on(real, capsys, monkeypatch, command):
+    monkeypatch.setattr(progress, "_WORTH_A_BAR", 0)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", stream())
-    assert cli.main(["verify", "--deep", real]) == 0
-    assert ("ckpt-2" in sys.stderr.getvalue()) is shown
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["ok", "ok"]
+    with Screen() as screen:
+        assert cli.main([*command, real]) == 0
+    assert "verifying ckpt-2" in screen.text
+    assert "\x1b" not in capsys.readouterr().out
+    assert cli.main([*command, real]) == 0
+    assert capsys.readouterr().err == ""
 
 
 # repair ------------------------------------------------------------------------------------------------------------

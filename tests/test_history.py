@@ -178,6 +178,8 @@ def test_a_long_history_loses_its_older_half(directory, monkeypatch):
     again = History(directory)
     again.begin(step=100)
     assert os.path.getsize(path_of(directory)) < 3000
+    with open(path_of(directory)) as file:
+        assert all(map(json.loads, file))  # no half of a line is left
     steps = [event.facts["step"] for event in read(directory)]
     assert steps[-1] == 100
     assert steps[:-2] == [*range(steps[0], 100)]

@@ -76,13 +76,23 @@ def test_restores_count_on_in_the_next_process_and_after_an_end(history, tmp_pat
 def test_a_script_that_records_no_summaries_of_its_own_gets_ours_all_the_same(history, tmp_path):
     with tf.summary.record_if(False):
         history.begin(step=1, resumed_from="ckpt-1")
-
-    @tf.function
-    def traced():
         history.note("saved", name="ckpt-2", step=2, **SAVED)
-
-    traced()
     assert set(scalars(tmp_path / "logs")) == {"checkpoint/restores", "checkpoint/save_secs", "checkpoint/bytes"}
+
+
+def test_nothing_is_written_in_the_way_of_a_step_and_no_file_stays_open(history, tmp_path):
+    def open_files():
+        links = (os.path.join("/proc/self/fd", each) for each in os.listdir("/proc/self/fd"))
+        return [path for path in map(os.path.realpath, links) if path.startswith(str(tmp_path / "logs"))]
+
+    history.begin(step=5, resumed_from="ckpt-5")
+    history.note("cost", name="ckpt-5", step=5, blocked_secs=0.1, lost_secs=0.2)
+    history.note("skipped", step=6)
+    assert os.listdir(tmp_path / "logs") == []
+    history.note("saved", name="ckpt-7", step=7, **SAVED)
+    assert len(open_files()) == 1
+    history.end()
+    assert open_files() == []
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path):

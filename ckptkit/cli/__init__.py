@@ -1,4 +1,4 @@
-"""The command line: ``ckptkit ls | show | verify | diff | prune | repair | export``.
+"""The command line: ``ckptkit ls | show | verify | diff | prune | repair | export | report``.
 
 $ ckptkit ls runs/digits
 $ ckptkit verify --deep runs/digits
@@ -17,16 +17,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ckptkit.cli import diff, export, ls, prune, repair, show, verify
-from ckptkit.cli.printing import plain
+from ckptkit.cli import diff, export, ls, prune, repair, report, show, verify
 from ckptkit.cli.usage import UsageError
 from ckptkit.errors import CheckpointError
+from ckptkit.readable import plain
 from ckptkit.spelling import near
 
 __all__ = ["main"]
 
 # In the order of --help; one more is a module more, and a word here.
-_COMMANDS = (ls, show, verify, diff, prune, repair, export)
+_COMMANDS = (ls, show, verify, diff, prune, repair, export, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

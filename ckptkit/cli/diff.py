@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from ckptkit.cli.bar import bar
 from ckptkit.cli.chosen import CHECKPOINT, checkpoint_at
-from ckptkit.cli.printing import console, plain, print_json, strict, table_of
+from ckptkit.cli.printing import console, print_json, strict, table_of
 from ckptkit.cli.usage import count
 from ckptkit.listing import DirectoryReader
+from ckptkit.progress import progress
+from ckptkit.readable import plain
 from ckptkit.records import CheckpointRecord
 
 if TYPE_CHECKING:
@@ -59,8 +60,12 @@ def _run(options: argparse.Namespace) -> int:
     from ckptkit.comparing import compare
 
     total = sum(record.size_bytes for record in records)
-    with Bundle(records[0].prefix) as a, Bundle(records[1].prefix) as b, bar("comparing", total) as told:
-        comparison = compare(a, b, told)
+    with (
+        Bundle(records[0].prefix) as a,
+        Bundle(records[1].prefix) as b,
+        progress("comparing", "compared", size_bytes=total) as work,
+    ):
+        comparison = compare(a, b, work.advance)
     is_same = comparison.is_same and not facts
     if options.json:
         print_json(_json(records, facts, comparison, is_all=options.all))

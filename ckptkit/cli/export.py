@@ -17,10 +17,11 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ckptkit.cli.chosen import CHECKPOINT, checkpoint_at
-from ckptkit.cli.printing import plain, print_json
+from ckptkit.cli.printing import print_json
 from ckptkit.cli.usage import UsageError
 from ckptkit.errors import CheckpointMismatchError, ExportError
 from ckptkit.export.names import FILES
+from ckptkit.readable import plain
 from ckptkit.records import CheckpointRecord
 from ckptkit.spelling import near
 

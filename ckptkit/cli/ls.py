@@ -17,12 +17,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ckptkit.cli.printing import age_text, console, plain, print_json, table_of
+from ckptkit.cli.printing import console, print_json, table_of
 from ckptkit.cli.usage import secs
 from ckptkit.keeping import Upkeep, resumed_from
 from ckptkit.listing import DirectoryReader, Listing
+from ckptkit.readable import age_text, plain, size_text
 from ckptkit.records import CheckpointRecord
-from ckptkit.stats import size_text
 
 __all__ = ["add"]
 

@@ -1,6 +1,5 @@
-r"""What the commands print: tables for people, JSON for programs, and texts that do nothing to a terminal.
+"""What the commands print: tables for people, JSON for programs.
 
-print(plain("a\nb"))                                    # a\nb, on one line
 print_table(["name", "step"], [["ckpt-1", "1"]])
 print_json({"loss": math.nan})                          # {"loss": "NaN"}
 """
@@ -18,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ckptkit.readable import plain
 from ckptkit.records import finite_json
 
-__all__ = ["age_text", "console", "plain", "print_json", "print_table", "strict", "table_of"]
+__all__ = ["console", "print_json", "print_table", "strict", "table_of"]
 
 _WIDE = 10_000  # columns: what is no terminal has no edge, and a program that reads on wants a row a line
 
@@ -65,16 +65,3 @@ def strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return finite_json({"": value})[""]
     return value
-
-
-def age_text(secs: float) -> str:
-    """Return a time in the largest unit that fits."""
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if secs >= length:
-            return f"{secs / length:.0f} {unit}"
-    return f"{max(secs, 0):.0f} s"
-
-
-def plain(text: str) -> str:
-    """Return a text as one line that does nothing to a terminal: file names may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

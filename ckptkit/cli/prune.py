@@ -16,14 +16,14 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from ckptkit.cli.printing import age_text, console, plain, print_json, table_of
+from ckptkit.cli.printing import console, print_json, table_of
 from ckptkit.cli.usage import UsageError, count, secs, steps
 from ckptkit.keeping import Upkeep, resumed_from
 from ckptkit.preservation import Best, EveryNSecs, EveryNSteps, Latest, PreservationPolicy, Steps
 from ckptkit.pruning import Pruning, prune
+from ckptkit.readable import age_text, plain, size_text
 from ckptkit.records import CheckpointRecord
 from ckptkit.spelling import near
-from ckptkit.stats import size_text
 from ckptkit.store import Store
 
 __all__ = ["add"]

@@ -10,8 +10,8 @@ from dataclasses import asdict
 
 from rich.text import Text
 
-from ckptkit.cli.bar import bar
-from ckptkit.cli.printing import console, plain, print_json
+from ckptkit.cli.printing import console, print_json
+from ckptkit.readable import plain
 from ckptkit.repairing import Action, repair
 from ckptkit.store import Store
 
@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     store = Store(options.path.rstrip(os.sep) or os.sep)
-    found = repair(store, now=time.time(), deep=options.deep, apply=options.yes, watch=bar)
+    found = repair(store, now=time.time(), deep=options.deep, apply=options.yes)
     if options.json:
         rows = [asdict(action) for action in found.actions]
         print_json({"done": options.yes, "actions": rows, "left": found.left})

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from ckptkit.cli.bar import bar
 from ckptkit.cli.chosen import CHECKPOINT, checkpoint_at
-from ckptkit.cli.printing import age_text, console, plain, print_json, table_of
+from ckptkit.cli.printing import console, print_json, table_of
 from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
 from ckptkit.listing import DirectoryReader
+from ckptkit.progress import progress
+from ckptkit.readable import age_text, plain, size_text
 from ckptkit.records import CheckpointRecord, Manifest
 from ckptkit.spelling import near
-from ckptkit.stats import size_text
 
 if TYPE_CHECKING:
     from ckptkit.bundle import Bundle
@@ -189,10 +189,11 @@ def _add_values(bundle: Bundle, rows: Sequence[dict[str, Any]], name: str) -> li
 
     entries = [bundle.entries[row["key"]] for row in rows]
     damage = []
-    with bar(name, sum(entry.size_bytes for entry in entries)) as told:
+    total = sum(entry.size_bytes for entry in entries)
+    with progress(f"reading {name}", f"read {name}", size_bytes=total) as work:
         for row, entry in zip(rows, entries):
             try:
-                summary = summary_of(bundle, entry, told)
+                summary = summary_of(bundle, entry, work.advance)
             except (CheckpointDamagedError, UnsupportedBundleError) as error:
                 damage.append(str(error))
                 continue

@@ -8,10 +8,9 @@ import sys
 
 from rich.text import Text
 
-from ckptkit.cli.bar import bar
-from ckptkit.cli.printing import console, plain, print_json
+from ckptkit.cli.printing import console, print_json
 from ckptkit.listing import DirectoryReader
-from ckptkit.stats import size_text
+from ckptkit.readable import plain, size_text
 from ckptkit.verifying import Verdict, Verification
 
 __all__ = ["add"]
@@ -36,7 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     path = options.path.rstrip(os.sep) or os.sep
     directory, only = (path, None) if os.path.isdir(path) else os.path.split(path)
-    verification = Verification(DirectoryReader(directory or "."), deep=options.deep, watch=bar)
+    verification = Verification(DirectoryReader(directory or "."), deep=options.deep)
     width = max((len(plain(name)) for name in verification.names if only in (None, name)), default=0)
     verdicts = []
     for verdict in verification.verdicts(only):
