@@ -11,7 +11,7 @@ The ledger decides, as it does for a run: what is said here is what the next sav
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ckptkit import history
 from ckptkit.combinators import Combined
@@ -31,6 +31,8 @@ from ckptkit.preservation import (
 from ckptkit.records import split_number
 
 __all__ = ["Upkeep", "reasons_in", "resumed_from", "stem_of", "with_best", "words"]
+
+_Kept: TypeAlias = tuple[int | None, EveryNSecs | None, PreservationPolicy | None]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -58,11 +60,11 @@ class Upkeep:
         options = None if newest is None else _options_in(newest.config)
         if newest is None or options is None:
             return
-        max_to_keep, hours, policy = options
-        ledger = Ledger(stem_of(newest.name), max_to_keep, (hours or 0) * 3600.0 or None, policy, now)
+        max_to_keep, every, policy = options
+        ledger = Ledger(stem_of(newest.name), max_to_keep, None if every is None else every.secs, policy, now)
         ledger.adopt(listing, now)
         ledger.resumed_from = went_on_from
-        self.reasons = reasons_in(ledger, now, f"every {hours:g} h" if hours else "not managed")
+        self.reasons = reasons_in(ledger, now, "not managed" if every is None else words(every))
         self.best_policy = ledger.best_policy
         best = None if ledger.best_policy is None else ledger.best
         self.best = None if best is None else best.name
@@ -136,8 +138,8 @@ def with_best(policy: PreservationPolicy | None, max_to_keep: int | None, best: 
     return (policy or kept) | best
 
 
-def _options_in(config: Mapping[str, Any]) -> tuple[int | None, float | None, PreservationPolicy | None] | None:
-    """Return how many newest are kept, every how many hours one is, and the policy; None if nothing says it."""
+def _options_in(config: Mapping[str, Any]) -> _Kept | None:
+    """Return how many newest are kept, how often one is for its age, and the policy; None if nothing says it."""
     for section in ("training_checkpoint", "checkpoint_manager"):
         options = config.get(section)
         # A policy of a class of somebody's own is left out; and what was saved may come from anywhere.
@@ -149,17 +151,14 @@ def _options_in(config: Mapping[str, Any]) -> tuple[int | None, float | None, Pr
     return None
 
 
-def _options_of(options: Mapping[str, Any]) -> tuple[int | None, float | None, PreservationPolicy | None]:
+def _options_of(options: Mapping[str, Any]) -> _Kept:
     max_to_keep, text, monitor = options["max_to_keep"], options["preservation_policy"], options.get("monitor")
     hours = options.get("keep_checkpoint_every_n_hours")
     policy = None if text is None else read_policy(text, PreservationPolicy)
     if monitor is not None:
         policy = with_best(policy, max_to_keep, Best(monitor, options["mode"]))
-    return (
-        None if max_to_keep is None else Latest(max_to_keep).n,
-        None if hours is None else EveryNSecs(hours).secs,
-        policy,
-    )
+    newest = None if max_to_keep is None else Latest(max_to_keep).n
+    return newest, None if hours is None else EveryNSecs(hours * 3600.0), policy
 
 
 def _length_text(secs: float) -> str:

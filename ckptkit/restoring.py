@@ -115,8 +115,8 @@ def restore(
             False restores what fits and logs the rest.
         foreign: Whether plain TensorFlow wrote it, which does not save everything that Keras keeps: what it left out
             is logged and stays as it is.
-        only: Names of children of the root whose values are wanted: those of others, and of what belongs to others,
-            may stay where they are. None for all.
+        only: Names of children of the root whose values are wanted: those that hang on others alone may stay where they
+            are. None for all.
         but: Names of children that are not wanted, whatever they hang on.
         ready: Called when everything is read and fits, and before anything is assigned.
 
@@ -373,17 +373,15 @@ class _Match:
         """Return the saved nodes whose values have to find an object."""
         if self._only is None:
             return set(range(len(self._saved.nodes)))
-        wanted, others = [], set()
+        wanted = []
         for child in self._saved.nodes[0].children:
             if child.local_name == ADDITION:  # its names begin with that of a child of the root
                 added = self._saved.nodes[child.node_id].children
                 wanted += [each.node_id for each in added if each.local_name.partition(":")[0] in self._only]
             elif child.local_name in self._only:
                 wanted.append(child.node_id)
-            else:
-                others.add(child.node_id)
-        others |= {c.node_id for node in self._saved.nodes for c in node.children if c.local_name in self._but}
-        return self._reached_from(wanted, without=others)
+        unwanted = {c.node_id for node in self._saved.nodes for c in node.children if c.local_name in self._but}
+        return self._reached_from(wanted, without=unwanted)
 
     def _reached_from(self, queue: list[int], without: Collection[int] = ()) -> set[int]:
         below: set[int] = set()

@@ -635,11 +635,11 @@ def test_no_color_is_respected(real, capsys, monkeypatch):
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
 def test_names_do_nothing_to_a_terminal_whatever_is_printed(directory, capsys, arguments, options):
     name = "[bold]\n\x1b[2J-1"
-    config = {"checkpoint_manager": {"note": "\x1b[2J\n\x9b"}, "\x1b": {}}
+    config = {"checkpoint_manager": {"note": "\x1b[2J\n\x9b\u202e"}, "\x1b": {}}
     checkpoint_dirs.save(directory, 1, stem=name.removesuffix("-1"), metrics={"\x1b[2J": 1.0}, config=config)
     assert cli.main([*arguments, *options, directory]) == 0
     out, err = capsys.readouterr()
-    assert not {"\x1b", "\x9b"} & set(out + err)
+    assert not {"\x1b", "\x9b", "\u202e"} & set(out + err)
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(real, capsys, monkeypatch):
@@ -654,9 +654,12 @@ def test_ctrl_c_ends_a_command_without_a_traceback(real, capsys, monkeypatch):
 @pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["show"]], ids=" ".join)
 def test_a_reader_that_has_seen_enough_gets_no_traceback(real, arguments):
     command = [sys.executable, "-m", "ckptkit", *arguments, real]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, env=environment, cwd=ROOT
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 

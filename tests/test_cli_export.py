@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -19,7 +20,7 @@ from ckptkit.errors import CheckpointMismatchError
 from ckptkit.export.restored import restore_into
 from ckptkit.preservation import Best
 from ckptkit.which_keras import keras
-from tests.checkpoint_dirs import flip
+from tests import checkpoint_dirs
 
 BUILDERS = """
 import keras
@@ -58,7 +59,7 @@ number = 3
 """
 
 
-def make_model():
+def make_model(*, compiled=True):
     model = keras.Sequential(
         [
             keras.layers.Input((3,)),
@@ -68,7 +69,8 @@ def make_model():
             keras.layers.Dense(1),
         ]
     )
-    model.compile("adam", "mse")
+    if compiled:
+        model.compile("adam", "mse")
     return model
 
 
@@ -190,6 +192,33 @@ def test_a_model_that_was_saved_without_its_optimizer_beside_it_is_exported(here
         assert same(ckptkit.load_model(f"{builder}.keras").get_weights(), model.get_weights())
 
 
+def test_the_optimizer_of_a_loop_of_ones_own_is_restored_into_a_compiled_model(here):
+    model, optimizer = make_model(compiled=False), keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    optimizer.iterations.assign(7)
+    os.unlink("run")
+    tf.train.Checkpoint(model=model, optimizer=optimizer).write("run/ckpt-1")
+    assert export(f"{here}:compiled", "-o", "a.keras") == 0
+    assert int(ckptkit.load_model("a.keras").optimizer.iterations) == 7
+
+
+def test_modules_of_the_working_directory_come_before_others_of_their_name(here, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / f"{here}.py").write_text("bare = None\n")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    assert export(f"{here}:bare", "-o", "a.json") == 0
+
+
+def test_what_belongs_to_another_object_stays_in_the_checkpoint(here):
+    model = make_model(compiled=False)
+    checkpoint = tf.train.Checkpoint(model=model, other=make_model(compiled=False))
+    os.unlink("run")
+    with ckptkit.CheckpointManager(checkpoint, "run", 1) as manager:
+        manager.save(1)
+    assert export(f"{here}:bare", "-o", "a.keras") == 0
+    assert same(ckptkit.load_model("a.keras").get_weights(), model.get_weights())
+
+
 def test_what_is_there_is_replaced_only_where_that_is_asked_for(here, capsys):
     with open("a.json", "w") as file:
         file.write("mine")
@@ -266,12 +295,21 @@ def test_where_somebodys_code_fails_is_told(here, capsys):
 def test_a_checkpoint_that_is_damaged_or_not_there_is_told(here, saved, capsys, tmp_path):
     os.unlink("run")
     ckptkit.CheckpointManager(tf.train.Checkpoint(model=make_model()), "run", 1).save(1)
-    flip("run", "ckpt-1.data-00000-of-00001", 5)
+    checkpoint_dirs.flip("run", "ckpt-1.data-00000-of-00001", 5)
     assert export(f"{here}:bare", "-o", "a.keras") == 1
     assert "ckpt-1.data-00000-of-00001 is damaged: tensor" in capsys.readouterr().err
     assert export(f"{here}:bare", "-o", "a.keras", path="run/ckpt-7") == 1
     assert capsys.readouterr().err == "no checkpoint run/ckpt-7.\nDid you mean 'ckpt-1'?\n"
     assert not os.path.exists("a.keras")
+
+
+def test_files_of_another_checkpoint_under_its_name_are_damage(here, saved, capsys):
+    os.unlink("run")
+    shutil.copytree(saved[0] / "run", "run")
+    for end in ("index", "data-00000-of-00001"):
+        checkpoint_dirs.write("run", f"ckpt-2.{end}", checkpoint_dirs.read("run", f"ckpt-1.{end}"))
+    assert export(f"{here}:bare", "-o", "a.keras") == 1
+    assert "ckpt-2.index has checksum" in capsys.readouterr().err
 
 
 def test_a_format_that_cannot_hold_the_model_is_told(here, capsys):

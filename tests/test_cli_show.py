@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ckptkit import cli
+from ckptkit.bundle_index import Entry, encode_index
 from ckptkit.bundle_writer import BundleWriter
 from ckptkit.checksums import crc32c
 from ckptkit.cli.chosen import checkpoint_at
@@ -264,6 +265,17 @@ def test_a_damaged_tensor_is_told_beside_those_that_are_whole(directory, capsys)
     assert [row[4:] for row in table(out)] == [["", "", "", ""], ["0", "3", "1.5", "0"]]
     assert err.startswith("run/ckpt-1.data-00000-of-00001 is damaged: tensor 'a' has checksum")
     assert cli.main(["show", directory, "--tensors", "*", "--no-values"]) == 0
+
+
+def test_a_tensor_whose_values_nobody_here_knows_is_told(directory, capsys):
+    os.mkdir(directory)
+    entry = Entry("x", "resource", (2,), size=8, checksum=crc32c(b"12345678"))
+    checkpoint_dirs.write(directory, "ckpt-1.index", encode_index([entry], 1))
+    checkpoint_dirs.write(directory, "ckpt-1.data-00000-of-00001", b"12345678")
+    assert cli.main(["show", directory, "--tensors", "x"]) == 1
+    out, err = capsys.readouterr()
+    assert table(out)[0][:4] == ["x", "resource", "(2,)", "8 B"]
+    assert err == "cannot read values of dtype resource: NumPy and ml_dtypes have no such type.\n"
 
 
 # Which checkpoint --------------------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def test_each_part_of_the_policy_that_keeps_a_checkpoint_is_told(config, told):
         manager(0),
         manager("many"),
         manager(1, keep_checkpoint_every_n_hours="x"),
+        manager(1, keep_checkpoint_every_n_hours=1e308),
         {"checkpoint_manager": {"max_to_keep": 1, "preservation_policy": "Latest(1) | Mine()"}},
         {"checkpoint_manager": {"max_to_keep": 1, "preservation_policy": 7}},
         callback(1, None, "loss", "up"),
