@@ -462,18 +462,21 @@ def test_a_resume_says_in_one_line_what_came_back_from_where_how_old_it_is_and_h
     directory, caplog, monkeypatch, after_steps
 ):
     options = {"save_freq": "epoch"} if after_steps == STEPS else {}
-    stop = keras.callbacks.EarlyStopping("loss", patience=9)
-    own = keras.callbacks.LambdaCallback()  # has no state
+    others = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.LambdaCallback()]  # has no state
+    told = r"1 callback \(EarlyStopping\)"
+    if after_steps != STEPS:
+        others.append(keras.callbacks.ReduceLROnPlateau("loss"))
+        told = r"2 callbacks \(EarlyStopping, ReduceLROnPlateau\)"
     named = {"validation_data": (X, Y), "validation_batch_size": 40}
-    break_off(sequential(), ours(directory, **options), after_steps + (after_steps == STEPS), stop, own, **named)
+    break_off(sequential(), ours(directory, **options), after_steps + (after_steps == STEPS), *others, **named)
     caplog.set_level(logging.INFO, "ckptkit")
     callback = ours(directory, **options)
-    fit(sequential(), callback, keras.callbacks.EarlyStopping("loss", patience=9), own, epochs=2, **named)
+    fit(sequential(), callback, *others, epochs=2, **named)
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resuming")]
     record = callback.resumed_from
     assert re.fullmatch(
         rf"resuming from {record.prefix}, saved \d+ s ago, at step {record.step}, epoch 1, batch {record.batch}: "
-        r"restored model, optimizer, random numbers, 1 callback \(EarlyStopping\); training data: (.*); "
+        rf"restored model, optimizer, random numbers, {told}; training data: (.*); "
         r"validation data: (.*)\.",
         line,
     )
