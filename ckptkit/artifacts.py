@@ -80,6 +80,8 @@ def save_model(
     Example:
         >>> ckptkit.save_model(model, "export/digits.keras")
         'export/digits.keras'
+        >>> ckptkit.save_model(model, "export/digits")  # a SavedModel, for any server
+        'export/digits'
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = kind_of(path, format)
@@ -107,7 +109,7 @@ def load_model(
     safe_mode: bool = True,
     verbose: int = 1,
 ) -> Any:
-    """Load a model that :func:`save_model` or Keras has saved, in any format.
+    """Load a model that ``save_model`` or Keras has saved, in any format.
 
     Args:
         path: A ``.keras`` file, an HDF5 file, or the folder of a SavedModel.
@@ -123,6 +125,12 @@ def load_model(
     Raises:
         FileNotFoundError: Nothing is there.
         ArtifactError: It is damaged, of another format, or needs a class or function that is not here.
+
+    Example:
+        >>> path = ckptkit.save_model(model, "digits.h5", verify=False)
+        >>> again = ckptkit.load_model("digits.h5")
+        >>> bool(np.all(again.predict(x, verbose=0) == model.predict(x, verbose=0)))
+        True
     """
     path = os.fspath(path).rstrip(os.sep)
     with _loading(path, verbose):
@@ -138,11 +146,11 @@ def save_weights(
     verify: bool = True,
     verbose: int = 1,
 ) -> str:
-    """Save the weights of a built model to a file, ``NAME.weights.h5`` or the older ``weights.h5``.
+    """Save the weights of a built model to a file.
 
     Args:
         model: Built.
-        path: The file; appears in one step.
+        path: ``NAME.weights.h5`` or the older ``weights.h5``; appears in one step.
         overwrite: Whether a file that is there is replaced.
         verify: Whether the weights are loaded into a new model of the same architecture and compared.
         verbose: As of :func:`save_model`.
@@ -153,6 +161,10 @@ def save_weights(
     Raises:
         ExportError: A file is there already, or what was written are not the weights.
         ValueError: The ending is another one, or the model is not built.
+
+    Example:
+        >>> ckptkit.save_weights(model, "digits.weights.h5")
+        'digits.weights.h5'
     """
     path = os.fspath(path).rstrip(os.sep)
     if not path.endswith("weights.h5"):
@@ -174,6 +186,11 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str], *, verbose: i
         ArtifactError: It is no file of weights, or damaged.
         CheckpointMismatchError: The weights do not fit the model; nothing was changed.
         ValueError: The model is not built.
+
+    Example:
+        >>> path = ckptkit.save_weights(model, "digits.weights.h5", verify=False)
+        >>> history = model.fit(x, y, verbose=0)
+        >>> ckptkit.load_weights(model, "digits.weights.h5")
     """
     path = os.fspath(path).rstrip(os.sep)
     with _loading(path, verbose):
@@ -205,6 +222,10 @@ def save_architecture(
     Raises:
         ExportError: A file is there already, or another model comes of what was written.
         ValueError: The ending is another one.
+
+    Example:
+        >>> ckptkit.save_architecture(model, "digits.yaml")
+        'digits.yaml'
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
@@ -215,7 +236,9 @@ def save_architecture(
 def load_architecture(
     path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
 ) -> Any:
-    """Make a new model of a file that :func:`save_architecture` has written; built, with fresh weights, not compiled.
+    """Make a new model of a file that ``save_architecture`` has written, with fresh weights.
+
+    It is built as it was, and not compiled.
 
     Args:
         path: ``NAME.json``, ``NAME.yaml`` or ``NAME.yml``.
@@ -225,6 +248,11 @@ def load_architecture(
     Raises:
         FileNotFoundError: Nothing is there.
         ArtifactError: It is no architecture, damaged, or needs a class or function that is not here.
+
+    Example:
+        >>> path = ckptkit.save_architecture(model, "digits.json", verify=False)
+        >>> ckptkit.load_architecture("digits.json").count_params() == model.count_params()
+        True
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
@@ -245,10 +273,10 @@ def publish_version(
     source: CheckpointRecord | None = None,
     verbose: int = 1,
 ) -> int:
-    """Publish a model as the next version below a folder that TensorFlow Serving polls: ``base_dir/1``, ``/2``, ….
+    """Publish a model as the next version below a folder that TensorFlow Serving polls.
 
-    A version appears in one step, whole and checked, whoever else is publishing. ``ckptkit.versions`` lists, labels and
-    rolls back.
+    That is ``base_dir/1``, ``/2`` and so on. A version appears in one step, whole and checked, whoever else is
+    publishing. ``ckptkit.versions`` lists, labels and rolls back.
 
     Args:
         model: Built.
@@ -267,6 +295,12 @@ def publish_version(
     Raises:
         ExportError: The number is taken, or what was written is not the model. Nothing is left behind.
         ValueError: An argument is out of its range, or the model is not built.
+
+    Example:
+        >>> ckptkit.publish_version(model, "serving/digits", max_versions=3, labels=["stable"])
+        1
+        >>> ckptkit.versions.path_of("serving/digits", "stable")
+        'serving/digits/1'
     """
     _require_built(model)
     notes, base_dir = _facts(source), os.fspath(base_dir)

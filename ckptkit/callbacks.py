@@ -41,12 +41,13 @@ from ckptkit.fit_inputs import FitInputs
 from ckptkit.fit_place import STATE, Place, fits_of
 from ckptkit.held import Held
 from ckptkit.input_hooks import dataset_of
+from ckptkit.keeping import with_best
 from ckptkit.leaving import Departure
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, WORKER_TIMEOUT_SECS, TrainingCheckpointOptions
 from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preemption import PreemptionWatch
-from ckptkit.preservation import All, Best, Latest, PreservationPolicy
+from ckptkit.preservation import Best, PreservationPolicy
 from ckptkit.records import CheckpointRecord
 from ckptkit.resuming import parts_of, resume_line
 from ckptkit.run_state import FitState, RunState
@@ -128,7 +129,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Example:
         >>> callback = ckptkit.TrainingCheckpoint("runs/digits", save_freq=500, max_to_keep=3)
-        >>> history = model.fit(x, y, epochs=20, callbacks=[callback])
+        >>> history = model.fit(x, y, epochs=20, callbacks=[callback], verbose=0)
+        >>> callback.manager.latest_checkpoint
+        'runs/digits/ckpt-20'
+        >>> callback.resumed_from is None  # else the record of the checkpoint that it went on from
+        True
     """
 
     def __init__(
@@ -505,9 +510,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         options["save_policy"] = ours["save_freq"]
         if mode is not None:
             options["save_policy"] |= OnImprovement(ours["monitor"], mode)
-            # Beside what is kept anyway: all of them, where nothing says otherwise.
-            kept: PreservationPolicy = All() if ours["max_to_keep"] is None else Latest(ours["max_to_keep"])
-            options["preservation_policy"] = (ours["preservation_policy"] or kept) | Best(ours["monitor"], mode)
+            best = Best(ours["monitor"], mode)
+            options["preservation_policy"] = with_best(ours["preservation_policy"], ours["max_to_keep"], best)
         return options
 
     def _let_earlier_finish(self) -> None:

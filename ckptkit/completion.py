@@ -45,7 +45,7 @@ _ORDER = 1  # after the last checkpoint
 
 
 class ExportOnCompletion(keras.callbacks.Callback):
-    """Write finished artifacts when ``fit`` ends normally. A fit that is killed or fails writes none.
+    """Write finished artifacts when ``fit`` ends normally; one that is killed or fails has none.
 
     Everything is written to a folder beside ``path`` first, loaded again, compared with the model, and appears in one
     step. A script with a ``TrainingCheckpoint`` that is started again after it had finished finds its own artifacts and
@@ -65,6 +65,12 @@ class ExportOnCompletion(keras.callbacks.Callback):
 
     Raises:
         ValueError: An argument is out of its range.
+
+    Example:
+        >>> export = ckptkit.ExportOnCompletion("export/digits", formats=("h5", "yaml"))
+        >>> history = model.fit(x, y, callbacks=[export], verbose=0)
+        >>> sorted(os.listdir("export/digits"))
+        ['export.json', 'model.h5', 'model.yaml']
     """
 
     def __init__(

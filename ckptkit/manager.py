@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -39,6 +39,7 @@ from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
 from ckptkit.monitors import modes_of, require_measured
 from ckptkit.options import WORKER_TIMEOUT_SECS, CheckpointManagerOptions
+from ckptkit.overview import Overview
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
@@ -99,6 +100,17 @@ class CheckpointManager:
         TypeError: ``checkpoint`` is no ``tf.train.Checkpoint``.
 
     Source: https://www.tensorflow.org/api_docs/python/tf/train/CheckpointManager
+
+    Example:
+        >>> checkpoint = tf.train.Checkpoint(model=model)
+        >>> with ckptkit.CheckpointManager(checkpoint, "runs/digits", max_to_keep=3) as manager:
+        ...     manager.restore_or_initialize()
+        ...     manager.save(1200, metrics={"val_loss": 0.31})
+        'runs/digits/ckpt-1200'
+        >>> manager
+        <CheckpointManager runs/digits: 1 checkpoint, latest ckpt-1200 (step 1200, ... ago, ... kB)>
+        >>> manager.restore("latest").metrics
+        {'val_loss': 0.31}
     """
 
     def __init__(
@@ -256,6 +268,12 @@ class CheckpointManager:
     def records(self) -> tuple[CheckpointRecord, ...]:
         """Return what is known of every checkpoint in the directory, oldest first."""
         return self._look().records
+
+    def __repr__(self) -> str:
+        return object.__repr__(self) if self._is_half_made() else self._overview().line()
+
+    def _repr_html_(self) -> str | None:
+        return None if self._is_half_made() else self._overview().table()
 
     # Saving ----------------------------------------------------------------------------------------------------------
 
@@ -584,7 +602,11 @@ class CheckpointManager:
 
     @contextmanager
     def borrowed(self, record: CheckpointRecord) -> Iterator[None]:
-        """Hold the values of a checkpoint in the objects for a while, and put the live ones back after."""
+        """Hold the values of a checkpoint in the objects for a while, and put the live ones back after.
+
+        Args:
+            record: The checkpoint, one of :meth:`records`.
+        """
         put_back = self.hold()
         self._reader.borrow(record)
         try:
@@ -603,7 +625,11 @@ class CheckpointManager:
         return put_back
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
-        """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
+        """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host.
+
+        Args:
+            record: The checkpoint, one of :meth:`records`.
+        """
         return self._reader.state(record)
 
     def objects(self) -> list[Any]:
@@ -622,11 +648,21 @@ class CheckpointManager:
             )
 
     def note(self, kind: str, **facts: Any) -> None:
-        """Enter in the directory's history what has happened, if the run has begun there; see ``ckptkit.history``."""
+        """Enter in the directory's history what has happened, if the run has begun there; see ``ckptkit.history``.
+
+        Args:
+            kind: What it was, in a word.
+            facts: Whatever JSON can hold.
+        """
         self._history.note(kind, **facts)
 
     def end_history(self, kind: str = "ended", **facts: Any) -> None:
-        """Enter that the run has come to its end."""
+        """Enter that the run has come to its end.
+
+        Args:
+            kind: In what way, in a word.
+            facts: Whatever JSON can hold.
+        """
         self._history.end(kind, **facts)
 
     # Inside ----------------------------------------------------------------------------------------------------------
@@ -636,6 +672,15 @@ class CheckpointManager:
             self._saver.close(passing=passing)
         finally:
             self.end_history(error=None if passing is None else type(passing).__name__)
+
+    def _overview(self) -> Overview:
+        with suppress(OSError):  # else what was known before it is shown: a debugger asks at any moment
+            self._look()
+        return Overview(type(self).__name__, self._directory, self._ledger, time.time())
+
+    def _is_half_made(self) -> bool:
+        """Say whether an argument was refused: tracebacks with values show the object all the same."""
+        return "_pending" not in vars(self)
 
     def _look(self) -> Ledger:
         if self._read_only or self._saver.is_following:

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ckptkit.printing import plain
-from ckptkit.stats import secs_text, size_text
+from ckptkit.readable import plain, secs_text, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console

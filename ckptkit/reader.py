@@ -24,8 +24,8 @@ from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError, Chec
 from ckptkit.finding import find, nothing_to_restore
 from ckptkit.ledger import Ledger
 from ckptkit.listing import MANIFEST, DirectoryReader, read_manifest
-from ckptkit.printing import age_text
 from ckptkit.progress import progress
+from ckptkit.readable import age_text
 from ckptkit.reading import CheckpointFile
 from ckptkit.records import CheckpointRecord
 from ckptkit.snapshot import CheckpointGraph, read_extras

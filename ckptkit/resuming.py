@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ckptkit.printing import age_text
+from ckptkit.readable import age_text
 from ckptkit.records import CheckpointRecord
 
 __all__ = ["parts_of", "resume_line"]

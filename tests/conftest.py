@@ -125,7 +125,7 @@ def checked_by_forks(fork_server, monkeypatch):
     from ckptkit.export import verification
 
     def run(command, *, env, **options):
-        return fork_server.run(*command[1:], env=env)
+        return fork_server.run(*command[1:], cwd=os.getcwd(), env=env)
 
     monkeypatch.setattr(verification, "subprocess", SimpleNamespace(run=run))
 

@@ -197,7 +197,7 @@ def recurrent():
     hidden = layers.LSTM(3, return_sequences=True, recurrent_dropout=0.3)(inputs)
     hidden = layers.Bidirectional(layers.GRU(2, dropout=0.2, recurrent_dropout=0.2))(hidden)
     model = keras.Model(inputs, layers.Dense(1, name="answer")(hidden))
-    model.compile("adam", "mse", jit_compile=False)
+    model.compile("adam", "mse", run_eagerly=True)
     return model
 
 
@@ -209,7 +209,7 @@ def mixed_precision():
     model = keras.Model(inputs, layers.Dense(1, dtype="float32", name="answer")(hidden))
     wrapped = keras.mixed_precision.LossScaleOptimizer
     scaled = wrapped(keras.optimizers.Adam(), initial_scale=64.0, dynamic_growth_steps=2)
-    model.compile(scaled, "mse", metrics=["mae"], jit_compile=False)
+    model.compile(scaled, "mse", metrics=["mae"], run_eagerly=True)
     return model
 
 
@@ -255,7 +255,7 @@ def convolutional():
             layers.Dense(1, name="answer"),
         ]
     )
-    model.compile(keras.optimizers.Nadam(clipnorm=1.0), keras.losses.LogCosh(), metrics=["mae"], jit_compile=False)
+    model.compile(keras.optimizers.Nadam(clipnorm=1.0), keras.losses.LogCosh(), metrics=["mae"], run_eagerly=True)
     return model
 
 

@@ -37,7 +37,7 @@ def make_model(outputs: int = 2) -> keras.Model:
     """Return a built and compiled model with the weights of its own random start."""
     model = Classifier(outputs)
     model(tf.zeros([1, 3]))
-    model.compile(keras.optimizers.Adam(0.01), loss="mse")
+    model.compile(keras.optimizers.Adam(0.01), loss="mse", run_eagerly=True)
     model.optimizer.build(model.trainable_variables)
     return model
 

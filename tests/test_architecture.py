@@ -21,7 +21,7 @@ import ckptkit
 PACKAGE = Path(ckptkit.__file__).parent
 
 FLOORS = [
-    {"arguments", "checksums", "errors", "printing", "spelling"},
+    {"arguments", "checksums", "errors", "readable", "spelling"},
     {
         "bundle_protos",
         "combinators",
@@ -67,10 +67,17 @@ FLOORS = [
         "export.versions",
         "finding",
         "input_facts",
+        "overview",
         "policy_text",
     },
-    {"option_rules", "verifying", "yaml_file"},
-    {"options", "repairing"},
+    {"keeping", "option_rules", "tensor_values", "variable_names", "verifying", "yaml_file"},
+    {"comparing", "options", "pruning", "repairing"},
+    {"report", "report.chart", "report.event_facts", "report.thinning", "report.wording"},
+    {"report.turns"},
+    {"report.curves", "report.saves"},
+    {"report.cost_charts", "report.facts", "report.table"},
+    {"report.metric_charts", "report.summary", "report.time_line"},
+    {"report.page"},
     # Keras and TensorFlow from here on.
     {"keras2", "keras3"},
     {"cluster", "tensorboard", "which_keras"},
@@ -101,6 +108,7 @@ FLOORS = [
         "export.keras_2_hdf5",
         "export.keras_2_saved_model",
         "export.keras_archive",
+        "export.restored",
         "export.weights",
         "input_position",
     },
@@ -117,8 +125,9 @@ FLOORS = [
     {"leaving"},
     {"artifacts", "callbacks", "loop"},
     {"completion"},
-    {"cli.printing", "config"},
-    {"cli.ls", "cli.repair", "cli.verify"},
+    {"cli.printing", "cli.usage", "config"},
+    {"cli.chosen"},
+    {"cli.diff", "cli.export", "cli.ls", "cli.prune", "cli.repair", "cli.report", "cli.show", "cli.verify"},
     {"cli"},
     {"__main__"},
 ]

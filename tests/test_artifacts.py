@@ -17,7 +17,6 @@ from ckptkit import artifacts, randomness
 from ckptkit.export import facts, formats, keras_archive, saved_model, verification
 from ckptkit.export.compiled import is_compiled
 from ckptkit.which_keras import IS_LEGACY, NAME, keras
-from tests.conftest import ROOT
 from tests.screen import Screen
 
 only_keras_3 = pytest.mark.skipif(IS_LEGACY, reason="Keras 2 has no such thing")
@@ -37,7 +36,7 @@ def small():
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dropout(0.2), keras.layers.Dense(1)]
     model = keras.Sequential(layers)
-    model.compile("adam", "mse", metrics=["mae"])
+    model.compile("adam", "mse", metrics=["mae"], run_eagerly=True)  # for one batch
     model.fit(X, Y, verbose=0)
     return model
 
@@ -63,7 +62,7 @@ def local_model():
 
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3), Twice(), keras.layers.Dense(1)])
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     model.fit(X, Y, verbose=0)
     return model, {"Twice": Twice}
 
@@ -570,6 +569,7 @@ def test_keras_own_json_is_read(model):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("checked_by_forks")
 def test_versions_are_published_checked_labelled_and_loaded(here, model):
     assert ckptkit.publish_version(model, "served", labels=["stable"]) == 1
     assert ckptkit.publish_version(model, "served", verify=False) == 2
@@ -633,7 +633,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 def made():
     model = keras.Sequential([keras.layers.Input((4,)), Scale(), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(Schedule()), lambda y, p: (y - p) ** 2)
+    model.compile(keras.optimizers.SGD(Schedule()), lambda y, p: (y - p) ** 2, run_eagerly=True)
     model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
     return model
 """
@@ -641,7 +641,7 @@ def made():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["imported", "later"])
-def test_a_users_module_is_imported_once_more_at_most_and_never_while_it_is_imported(here, when):
+def test_a_users_module_is_imported_once_more_at_most_and_never_while_it_is_imported(here, run_fork, when):
     for folder in ("mine", "work"):
         (here / folder).mkdir()
     saves = "ckptkit.save_model(made(), 'saved.keras')" if when == "imported" else ""
@@ -649,12 +649,9 @@ def test_a_users_module_is_imported_once_more_at_most_and_never_while_it_is_impo
     (here / "yaml.py").write_text("raise RuntimeError('the folder it runs in hides a module')")
     code = f"import sys; sys.path[:1] = ['../mine']; import theirs, ckptkit, os, yaml; os.chdir('{here}')"
     code += "" if when == "imported" else "; ckptkit.save_model(theirs.made(), 'saved.keras')"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, cwd=here / "work", capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    said = run_fork("-c", code, cwd=here / "work")
     path = here / ("work/saved.keras" if when == "imported" else "saved.keras")
-    assert done.stdout == "imported"
+    assert said == "imported"
     assert facts.read(str(path))["verified"] == ("here" if when == "imported" else "child")
 
 

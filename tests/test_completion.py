@@ -268,6 +268,7 @@ def test_keras_own_hdf5_saver_still_takes_the_optimizer_out_so_that_ours_is_need
     assert "optimizer" not in model._compile_config.config
 
 
+@by_forks
 def test_all_formats_are_checked_at_once_and_noted(paths):
     run, export = paths
     every = list(names.FILES)

@@ -467,9 +467,13 @@ def test_an_empty_directory_is_a_fresh_start(tmp_path: Path) -> None:
     assert called == [1]
 
 
+def all_of(model: Any) -> list[Any]:
+    return [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+
+
 def whole_digest(model: Any) -> str:
     """Hash every variable there is, seeds and metrics, too."""
-    return digest([*model.variables, *model.metrics_variables, *model.optimizer.variables])
+    return digest(all_of(model))
 
 
 @pytest.mark.parametrize("which", ["latest", 1])
@@ -503,15 +507,16 @@ def test_wherever_the_data_is_altered_all_is_restored_or_nothing_is_touched(whic
     other = make_model()
     CheckpointManager(make_checkpoint(other), tmp_path, None, read_only=True).restore()
     before, saved = whole_digest(model), whole_digest(other)
+    trained = [(variable, variable.numpy()) for variable in all_of(model)]
     errors = []
-    for at in range(0, data.stat().st_size, 61):
+    for at in range(0, data.stat().st_size, 101):
         flip(data, at)
         error = error_of(lambda: manager.restore(which))
         # No error is fine only where the byte is not needed: ckptkit reads its own object graph, not TensorFlow's.
         assert whole_digest(model) == (saved if error is None else before), at
         if error is None:
-            train(model, 7)
-            before = whole_digest(model)
+            for variable, value in trained:
+                variable.assign(value)
         errors.append(error)
         flip(data, at)
     assert {type(error) for error in errors} == {type(None), ckptkit.CheckpointDamagedError}

@@ -323,9 +323,26 @@ def test_the_history_tells_where_a_loop_began_what_it_measured_and_that_it_ended
         for step, _ in loop:
             loop.report({"loss": 1 / (step + 1)})
     told = [
-        (each.kind, each.facts["step"]) for each in history.read(str(tmp_path)) if each.kind not in ("cost", "pruned")
+        (each.kind, each.facts["step"])
+        for each in history.read(str(tmp_path))
+        if each.kind in ("begun", "saved", "measured", "ended")
     ]
     first = [("begun", 0), ("saved", 5), ("measured", 7), ("saved", 7), ("ended", 7)]
     assert told == [*first, ("begun", 7), ("saved", 10), ("measured", 14), ("saved", 14), ("ended", 14)]
     measured = [each.facts for each in history.read(str(tmp_path)) if each.kind == "measured"]
     assert measured == [{"step": 7 * n, "epoch": n, "metrics": {"loss": 1 / (7 * n)}} for n in (1, 2)]
+
+
+def test_a_loop_shows_where_it_stands_and_what_it_resumed_from(tmp_path):
+    _, _, loop = run(tmp_path, shuffled, stop_after=10)
+    assert repr(loop) == f"<TrainingLoop {tmp_path}: step 9, 1 of 3 epochs, 2 batches>"
+    _, _, loop = run(tmp_path, shuffled)
+    assert repr(loop) == f"<TrainingLoop {tmp_path}: step 21, 3 of 3 epochs, resumed from ckpt-8>"
+    assert "<caption>TrainingLoop" in loop._repr_html_()
+    assert "<tr><th>step 21</th></tr><tr><th>3 of 3 epochs</th></tr>" in loop._repr_html_()
+
+
+def test_a_loop_whose_arguments_were_refused_can_be_shown_in_a_traceback():
+    refused = object.__new__(ckptkit.TrainingLoop)
+    assert repr(refused).startswith("<ckptkit.loop.TrainingLoop object at")
+    assert refused._repr_html_() is None

@@ -4,6 +4,7 @@ import errno
 import gc
 import logging
 import re
+import shutil
 import threading
 import time
 import weakref
@@ -1065,3 +1066,52 @@ def test_a_manager_that_nobody_closed_has_ended_when_it_is_let_go_of(value, tmp_
     manager_of(value, tmp_path).save(1)
     gc.collect()
     assert story(tmp_path)[-1] == ("ended", 1)
+
+
+# How it is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_a_manager_shows_what_is_in_its_directory(value, tmp_path):
+    with manager_of(value, tmp_path, preservation_policy=Best("loss", "min")) as manager:
+        assert repr(manager) == f"<CheckpointManager {tmp_path}: no checkpoints>"
+        for step in (1, 2):
+            manager.save(step, metrics={"loss": float(step)})
+        told = repr(manager)
+        assert told.startswith(f"<CheckpointManager {tmp_path}: 2 checkpoints, latest ckpt-2 (step 2, ")
+        assert told.endswith("best ckpt-1 by loss 1>")
+        assert "<td>best</td>" in manager._repr_html_()
+    assert repr(manager).endswith("best ckpt-1 by loss 1>")  # closed
+
+
+def test_a_manager_that_only_reads_shows_what_is_there_now(value, tmp_path):
+    reader = manager_of(value, tmp_path, read_only=True)
+    manager_of(value, tmp_path).save()
+    assert "1 checkpoint," in repr(reader)
+    (tmp_path / "ckpt-1.index").write_bytes(b"")
+    assert repr(reader) == f"<CheckpointManager {tmp_path}: no checkpoints, 1 damaged>"
+    assert "damaged: ckpt-1.index has 0 bytes" in reader._repr_html_()
+
+
+def test_to_show_a_manager_takes_no_lock_changes_nothing_and_works_where_the_directory_is_gone(value, tmp_path):
+    directory = tmp_path / "run"
+    manager_of(value, directory).save()
+    manager, reader = manager_of(value, directory), manager_of(value, directory, read_only=True)
+    gc.collect()  # the first one is gone, and its lock
+    value.assign([5.0, 5.0])
+    before = sorted(directory.rglob("*"))
+    assert all("1 checkpoint" in told for each in (manager, reader) for told in (repr(each), each._repr_html_()))
+    assert sorted(directory.rglob("*")) == before
+    assert value.numpy().tolist() == [5.0, 5.0]
+    assert not any(key.startswith(str(directory)) for key in DirectoryLock._held)
+    shutil.rmtree(directory)
+    assert "1 checkpoint," in repr(manager)  # as far as it knows
+    assert repr(reader) == f"<CheckpointManager {directory}: no checkpoints>"
+    directory.write_text("a file")
+    assert repr(reader) == f"<CheckpointManager {directory}: no checkpoints>"
+    assert "no checkpoints" in reader._repr_html_()
+
+
+def test_a_manager_whose_arguments_were_refused_can_be_shown_in_a_traceback():
+    refused = object.__new__(ckptkit.CheckpointManager)
+    assert repr(refused).startswith("<ckptkit.manager.CheckpointManager object at")
+    assert refused._repr_html_() is None

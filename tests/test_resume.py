@@ -65,6 +65,25 @@ def test_backup_and_restore_beside_ours_is_refused(directory, tmp_path):
         fit(sequential(), backup, ours(directory))
 
 
+# Layers with seeds in their cells -------------------------------------------------------------------------------------
+
+
+def lstm():
+    keras.utils.set_random_seed(3)
+    cell = keras.layers.LSTM(2, dropout=0.3, recurrent_dropout=0.3)
+    model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Reshape((2, 3)), cell, keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    return model
+
+
+def test_an_lstm_drops_after_a_resume_what_it_would_have_dropped(directory, tmp_path):
+    fit(whole := lstm(), ours(tmp_path / "whole"), epochs=1)
+    break_off(lstm(), ours(directory), 5, epochs=1)
+    fit(resumed := lstm(), callback := ours(directory), epochs=1)
+    assert callback.resumed_from.step == 3
+    assert everything(resumed) == everything(whole)
+
+
 # Another model --------------------------------------------------------------------------------------------------------
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 
-from rich.console import Console
 from rich.text import Text
 
-from ckptkit.cli.printing import plain
+from ckptkit.cli.printing import console, print_json
 from ckptkit.listing import DirectoryReader
-from ckptkit.stats import size_text
+from ckptkit.readable import plain, size_text
 from ckptkit.verifying import Verdict, Verification
 
 __all__ = ["add"]
@@ -47,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     notes = verification.notes() if only is None else []
     if options.json:
         rows = [{key: getattr(v, key) for key in ("name", "state", "reason", "bytes_read")} for v in verdicts]
-        print(json.dumps({"checkpoints": rows, "notes": notes}, indent=2))
+        print_json({"checkpoints": rows, "notes": notes})
     else:
         for note in notes:
             print(f"note: {plain(note)}", file=sys.stderr)
@@ -62,4 +60,4 @@ def _print(verdict: Verdict, width: int) -> None:
     line.append(f"{verdict.state:<11}", style=_STYLES[verdict.state])
     line.append(f"  {size_text(verdict.bytes_read) + ' read':<12}  {plain(verdict.reason)}")
     line.rstrip()
-    Console().print(line, soft_wrap=True)
+    console().print(line, soft_wrap=True)
