@@ -478,10 +478,11 @@ def test_no_epochs_at_all_claim_nothing_about_the_data(directory, caplog):
 
 @pytest.mark.parametrize("after_steps", [14, STEPS], ids=["within an epoch", "between epochs"])
 def test_a_resume_says_in_one_line_what_came_back_from_where_how_old_it_is_and_how_exact_its_data_are(
-    directory, caplog, monkeypatch, after_steps
+    directory, caplog, after_steps
 ):
     options = {"save_freq": "epoch"} if after_steps == STEPS else {}
-    others = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.LambdaCallback()]  # has no state
+    # The second one has no state.
+    others = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.LambdaCallback()]
     told = r"1 callback \(EarlyStopping\)"
     if after_steps != STEPS:
         others.append(keras.callbacks.ReduceLROnPlateau("loss"))
