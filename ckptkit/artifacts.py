@@ -14,7 +14,8 @@ export/
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -23,9 +24,10 @@ from ckptkit.errors import ExportError
 from ckptkit.export import architecture, facts, saved_model, versions, weights
 from ckptkit.export.formats import READERS, WRITERS, kind_at, kind_of, text_of, why_not
 from ckptkit.export.names import FILES
-from ckptkit.export.progress import progress
 from ckptkit.export.publishing import put_back, refuse_to_overwrite, replaced
 from ckptkit.export.verification import Checks
+from ckptkit.option_rules import VERBOSE
+from ckptkit.progress import progress
 from ckptkit.records import CheckpointRecord
 from ckptkit.which_keras import NAME, keras
 
@@ -50,6 +52,7 @@ def save_model(
     verify: bool = True,
     input_signature: Any = None,
     source: CheckpointRecord | None = None,
+    verbose: int = 1,
 ) -> str:
     """Save a whole model: architecture, weights, compile config and the optimizer's state.
 
@@ -64,17 +67,21 @@ def save_model(
         input_signature: What the model takes, for the signature of a SavedModel and for made inputs: TensorSpecs in
             the structure of its inputs. None for what it was built with, and any batch size.
         source: Checkpoint that the model's values come from; it is noted with the artifact.
+        verbose: 1 shows a bar on a terminal, and logs a line at the level INFO when it is done; 0 is silent.
 
     Returns:
         The path.
 
     Raises:
         ExportError: Something is there already, or what was written is not the model. Nothing is left behind.
-        ValueError: The format is unknown or cannot hold this model, or the model is not built.
+        ValueError: The format is unknown or cannot hold this model, the model is not built, or an argument is out of
+            its range.
 
     Example:
         >>> ckptkit.save_model(model, "export/digits.keras")
         'export/digits.keras'
+        >>> ckptkit.save_model(model, "export/digits")  # a SavedModel, for any server
+        'export/digits'
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = kind_of(path, format)
@@ -82,7 +89,15 @@ def save_model(
     _require_built(model)
     write = WRITERS[kind]
     return _save(
-        model, path, kind, lambda to: write(model, to, input_signature), overwrite, verify, input_signature, source
+        model,
+        path,
+        kind,
+        lambda to: write(model, to, input_signature),
+        overwrite,
+        verify,
+        verbose,
+        input_signature,
+        source,
     )
 
 
@@ -92,8 +107,9 @@ def load_model(
     custom_objects: Mapping[str, Any] | None = None,
     compile: bool = True,
     safe_mode: bool = True,
+    verbose: int = 1,
 ) -> Any:
-    """Load a model that :func:`save_model` or Keras has saved, in any format.
+    """Load a model that ``save_model`` or Keras has saved, in any format.
 
     Args:
         path: A ``.keras`` file, an HDF5 file, or the folder of a SavedModel.
@@ -101,6 +117,7 @@ def load_model(
         compile: Whether it is compiled as it was, with the optimizer's state.
         safe_mode: Whether code in the file, such as a Lambda layer's, is refused. The graph of a SavedModel that others
             wrote is loaded in any case.
+        verbose: As of :func:`save_model`; a bar is shown for what is large.
 
     Returns:
         The model. Of a SavedModel that others wrote, a ``keras.layers.TFSMLayer``: it answers, and cannot be trained.
@@ -108,22 +125,35 @@ def load_model(
     Raises:
         FileNotFoundError: Nothing is there.
         ArtifactError: It is damaged, of another format, or needs a class or function that is not here.
+
+    Example:
+        >>> path = ckptkit.save_model(model, "digits.h5", verify=False)
+        >>> again = ckptkit.load_model("digits.h5")
+        >>> bool(np.all(again.predict(x, verbose=0) == model.predict(x, verbose=0)))
+        True
     """
     path = os.fspath(path).rstrip(os.sep)
-    kind = kind_at(path)
-    return READERS[kind](path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
+    with _loading(path, verbose):
+        kind = kind_at(path)
+        return READERS[kind](path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
 
 
 def save_weights(
-    model: keras.Model, path: str | os.PathLike[str], *, overwrite: bool = False, verify: bool = True
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    verify: bool = True,
+    verbose: int = 1,
 ) -> str:
-    """Save the weights of a built model to a file, ``NAME.weights.h5`` or the older ``weights.h5``.
+    """Save the weights of a built model to a file.
 
     Args:
         model: Built.
-        path: The file; appears in one step.
+        path: ``NAME.weights.h5`` or the older ``weights.h5``; appears in one step.
         overwrite: Whether a file that is there is replaced.
         verify: Whether the weights are loaded into a new model of the same architecture and compared.
+        verbose: As of :func:`save_model`.
 
     Returns:
         The path.
@@ -131,35 +161,51 @@ def save_weights(
     Raises:
         ExportError: A file is there already, or what was written are not the weights.
         ValueError: The ending is another one, or the model is not built.
+
+    Example:
+        >>> ckptkit.save_weights(model, "digits.weights.h5")
+        'digits.weights.h5'
     """
     path = os.fspath(path).rstrip(os.sep)
     if not path.endswith("weights.h5"):
         raise ValueError(f"weights go to a file whose name ends in .weights.h5, got {path!r}.")
     _require_built(model)
-    return _save(model, path, "weights", lambda to: weights.write(model, to), overwrite, verify)
+    return _save(model, path, "weights", lambda to: weights.write(model, to), overwrite, verify, verbose)
 
 
-def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+def load_weights(model: keras.Model, path: str | os.PathLike[str], *, verbose: int = 1) -> None:
     """Load weights into a built model, all of them or none.
 
     Args:
         model: Built as it was when they were saved.
         path: A file that :func:`save_weights` or Keras has written, Keras 2's HDF5 among them.
+        verbose: As of :func:`load_model`.
 
     Raises:
         FileNotFoundError: Nothing is there.
         ArtifactError: It is no file of weights, or damaged.
         CheckpointMismatchError: The weights do not fit the model; nothing was changed.
         ValueError: The model is not built.
+
+    Example:
+        >>> path = ckptkit.save_weights(model, "digits.weights.h5", verify=False)
+        >>> history = model.fit(x, y, verbose=0)
+        >>> ckptkit.load_weights(model, "digits.weights.h5")
     """
     path = os.fspath(path).rstrip(os.sep)
-    _require_file(path)
-    facts.check(path)
-    weights.read_into(model, path)
+    with _loading(path, verbose):
+        _require_file(path)
+        facts.check(path)
+        weights.read_into(model, path)
 
 
 def save_architecture(
-    model: keras.Model, path: str | os.PathLike[str], *, overwrite: bool = False, verify: bool = True
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    verify: bool = True,
+    verbose: int = 1,
 ) -> str:
     """Save what a model is made of, without its weights and what it was compiled with.
 
@@ -168,6 +214,7 @@ def save_architecture(
         path: ``NAME.json``, ``NAME.yaml`` or ``NAME.yml``; appears in one step.
         overwrite: Whether a file that is there is replaced.
         verify: Whether a model is made of it in a process of its own, and its variables compared in shape and dtype.
+        verbose: As of :func:`save_model`.
 
     Returns:
         The path.
@@ -175,17 +222,23 @@ def save_architecture(
     Raises:
         ExportError: A file is there already, or another model comes of what was written.
         ValueError: The ending is another one.
+
+    Example:
+        >>> ckptkit.save_architecture(model, "digits.yaml")
+        'digits.yaml'
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
     _require_possible(model, kind)
-    return _save(model, path, kind, lambda to: architecture.write(model, to, kind), overwrite, verify)
+    return _save(model, path, kind, lambda to: architecture.write(model, to, kind), overwrite, verify, verbose)
 
 
 def load_architecture(
     path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True
 ) -> Any:
-    """Make a new model of a file that :func:`save_architecture` has written; built, with fresh weights, not compiled.
+    """Make a new model of a file that ``save_architecture`` has written, with fresh weights.
+
+    It is built as it was, and not compiled.
 
     Args:
         path: ``NAME.json``, ``NAME.yaml`` or ``NAME.yml``.
@@ -195,6 +248,11 @@ def load_architecture(
     Raises:
         FileNotFoundError: Nothing is there.
         ArtifactError: It is no architecture, damaged, or needs a class or function that is not here.
+
+    Example:
+        >>> path = ckptkit.save_architecture(model, "digits.json", verify=False)
+        >>> ckptkit.load_architecture("digits.json").count_params() == model.count_params()
+        True
     """
     path = os.fspath(path).rstrip(os.sep)
     kind = text_of(path)
@@ -213,11 +271,12 @@ def publish_version(
     verify: bool = True,
     input_signature: Any = None,
     source: CheckpointRecord | None = None,
+    verbose: int = 1,
 ) -> int:
-    """Publish a model as the next version below a folder that TensorFlow Serving polls: ``base_dir/1``, ``/2``, ….
+    """Publish a model as the next version below a folder that TensorFlow Serving polls.
 
-    A version appears in one step, whole and checked, whoever else is publishing. ``ckptkit.versions`` lists, labels and
-    rolls back.
+    That is ``base_dir/1``, ``/2`` and so on. A version appears in one step, whole and checked, whoever else is
+    publishing. ``ckptkit.versions`` lists, labels and rolls back.
 
     Args:
         model: Built.
@@ -228,6 +287,7 @@ def publish_version(
         verify: As of :func:`save_model`.
         input_signature: As of :func:`save_model`.
         source: As of :func:`save_model`.
+        verbose: As of :func:`save_model`.
 
     Returns:
         The number.
@@ -235,15 +295,26 @@ def publish_version(
     Raises:
         ExportError: The number is taken, or what was written is not the model. Nothing is left behind.
         ValueError: An argument is out of its range, or the model is not built.
+
+    Example:
+        >>> ckptkit.publish_version(model, "serving/digits", max_versions=3, labels=["stable"])
+        1
+        >>> ckptkit.versions.path_of("serving/digits", "stable")
+        'serving/digits/1'
     """
     _require_built(model)
-    notes = _facts(source)
+    notes, base_dir = _facts(source), os.fspath(base_dir)
+    told, verbose = (f"publishing {base_dir}", f"published {base_dir}"), VERBOSE.take("verbose", verbose)
+    with progress(*told, steps=2 + verify, verbose=verbose) as work:
 
-    def write(folder: str) -> None:
-        with progress(f"publishing {os.fspath(base_dir)}", 2 + verify) as step:
-            write_all(model, folder, ("saved_model",), notes, verify, input_signature, step, is_version=True)
+        def write(folder: str) -> None:
+            how = (verify, input_signature, work.step)
+            noted = write_all(model, folder, ("saved_model",), notes, *how, is_version=True)
+            work.size_bytes = facts.size_of(noted["files"])
 
-    return versions.publish(base_dir, write, version=version, max_versions=max_versions, labels=labels)
+        number = versions.publish(base_dir, write, version=version, max_versions=max_versions, labels=labels)
+        work.done = f"published version {number} of {base_dir}"
+    return number
 
 
 def write_all(
@@ -303,30 +374,41 @@ def _save(
     write: Callable[[str], None],
     overwrite: bool,
     verify: bool,
+    verbose: int,
     input_signature: Any = None,
     source: CheckpointRecord | None = None,
 ) -> str:
+    told = f"saving {os.path.basename(os.path.abspath(path))}", f"saved {path}"
+    verbose = VERBOSE.take("verbose", verbose)
     put_back(path)
     refuse_to_overwrite(path, overwrite)
     checks = Checks(model, input_signature) if verify else None
-    name = os.path.basename(os.path.abspath(path))
     try:
         with (
-            progress(f"saving {name}", 2 + verify) as step,
+            progress(*told, steps=2 + verify, verbose=verbose) as work,
             replaced(path, overwrite=overwrite, note=facts.BESIDE) as temporary,
         ):
-            step("writing")
+            work.step("writing")
             _write(write, temporary, kind, path)
             verified: str | bool = False
             if checks is not None:
-                step("loading it again")
+                work.step("loading it again")
                 verified = checks.run([(temporary, kind)])
-            step("noting checksums")
+            work.step("noting checksums")
             noted = {"kind": kind, **_facts(source), "verified": verified, "files": facts.files_of(temporary)}
+            work.size_bytes = facts.size_of(noted["files"])
             facts.write(facts.place_of(temporary), noted)
     except OSError as error:
         raise ExportError(f"could not write {kind} to {path}: {error}\nNothing was left at its path.") from error
     return path
+
+
+@contextmanager
+def _loading(path: str, verbose: int) -> Iterator[None]:
+    verbose = VERBOSE.take("verbose", verbose)
+    size = facts.size_at(path) if verbose else 0
+    with progress(f"loading {os.path.basename(path)}", f"loaded {path}", size_bytes=size, steps=1, verbose=verbose):
+        yield
 
 
 def _write(write: Callable[[str], None], temporary: str, kind: str, path: str) -> None:

@@ -18,7 +18,8 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -118,12 +119,13 @@ class Bundle:
         for part in _parts(entry):
             self._shard(part)
 
-    def read_into(self, entry: Entry, buffer: Array | Buffer) -> None:
+    def read_into(self, entry: Entry, buffer: Array | Buffer, told: Callable[[int], None] | None = None) -> None:
         """Read a tensor's bytes from its shard into memory, and check them.
 
         Args:
             entry: One of ``entries``, or of their slices; neither in slices nor of strings or variants.
             buffer: Writable memory in one piece, as large as the tensor.
+            told: Called with the number of bytes each time that some were read.
 
         Raises:
             CheckpointDamagedError: The shard is missing, cut short or altered.
@@ -131,7 +133,38 @@ class Bundle:
         """
         if entry.slices or entry.dtype in OF_ANY_LENGTH:
             raise ValueError(f"tensor {entry.key!r} is stored in slices or elements of any length. Use read().")
-        self._compare(entry, self._fill(entry, buffer))
+        self._compare(entry, self._fill(entry, buffer, told))
+
+    def pieces(self, entry: Entry, elements: int, told: Callable[[int], None] = lambda size: None) -> Iterator[Array]:
+        """Read a tensor's values a piece after the other, in row-major order: of a large one no more is in memory.
+
+        One that is stored in slices, and one of strings or variants, is read whole first.
+
+        Args:
+            entry: One of ``entries``.
+            elements: How many values a piece has; the last one has fewer.
+            told: Called with the number of bytes each time that some were read.
+
+        Yields:
+            Arrays of one dimension. They share their memory: each is to be done with before the next is asked for.
+
+        Raises:
+            CheckpointDamagedError: As :meth:`read` does; that its checksum is another is known at the end alone.
+            UnsupportedBundleError: NumPy has no such dtype or shape.
+        """
+        if entry.slices or entry.dtype in OF_ANY_LENGTH:
+            values = self.read(entry.key).reshape(-1)
+            told(entry.size_bytes)
+            yield from (values[at : at + elements] for at in range(0, len(values), elements))
+            return
+        self._shard(entry)  # as in _read
+        memory = _empty(entry, (min(elements, math.prod(entry.shape)),))
+        found = 0
+        for at in range(0, entry.size, max(memory.nbytes, 1)):
+            size = min(memory.nbytes, entry.size - at)
+            found = self._stream(_part(entry, at, size), lambda at: bytes_of(memory)[at:size], told, found)  # noqa: B023
+            yield memory[: size // memory.itemsize]
+        self._compare(entry, found)
 
     def check(self, entry: Entry, told: Callable[[int], None]) -> None:
         """Compare a tensor's bytes with their checksum, a piece after the other: nothing of them is kept.
@@ -229,20 +262,24 @@ class Bundle:
             f"{len(entry.slices)} slices of {entry.shape}, {there}{', …' if len(entry.slices) > 5 else ''}."
         )
 
-    def _fill(self, entry: Entry, buffer: Array | Buffer) -> int:
+    def _fill(self, entry: Entry, buffer: Array | Buffer, told: Callable[[int], None] | None = None) -> int:
         """Read an entry's bytes into memory and return their checksum."""
         view = bytes_of(buffer) if isinstance(buffer, np.ndarray) else memoryview(buffer)
         if view.nbytes != entry.size or view.readonly:
             got = f"{view.nbytes} that are {'not' if view.readonly else 'writable'}"
             raise ValueError(f"tensor {entry.key!r} takes {entry.size} writable bytes, got {got}.")
         view = view.cast("B") if view.nbytes else view
-        return self._stream(entry, lambda at: view[at : at + _BLOCK])
+        return self._stream(entry, lambda at: view[at : at + _BLOCK], told)
 
     def _stream(
-        self, entry: Entry, memory_at: Callable[[int], memoryview], told: Callable[[int], None] | None = None
+        self,
+        entry: Entry,
+        memory_at: Callable[[int], memoryview],
+        told: Callable[[int], None] | None = None,
+        crc: int = 0,
     ) -> int:
         """Read an entry's bytes in pieces, each into the memory that there is for it, and return their checksum."""
-        descriptor, at, crc = self._shard(entry), 0, 0
+        descriptor, at = self._shard(entry), 0
         while at < entry.size:
             memory = memory_at(at)
             try:
@@ -304,6 +341,11 @@ def _open(path: str) -> int:
 def _parts(entry: Entry) -> tuple[Entry, ...]:
     """Return the entries that say where a tensor's bytes lie: of its slices, or its own."""
     return tuple(stored.entry for stored in entry.slices) or (entry,)
+
+
+def _part(entry: Entry, at: int, size: int) -> Entry:
+    """Return an entry of some of another one's bytes."""
+    return replace(entry, offset=entry.offset + at, size=size)
 
 
 def _empty(entry: Entry, shape: tuple[int, ...]) -> Array:

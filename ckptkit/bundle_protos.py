@@ -1,4 +1,4 @@
-"""The protocol buffers of a TensorFlow checkpoint's index, without TensorFlow.
+"""The protocol buffers of a TensorFlow checkpoint, without TensorFlow.
 
 header = Header(num_shards=1)
 Header.FromString(header.SerializeToString()).num_shards  # 1
@@ -6,7 +6,7 @@ Header.FromString(header.SerializeToString()).num_shards  # 1
 They have the fields that a reader needs, by TensorFlow's numbers, and live in a pool of their own: TensorFlow, loaded
 before or after, registers its own classes in the common one.
 
-Source: tensorflow/core/protobuf/tensor_bundle.proto and the three files it imports.
+Source: tensorflow/core/protobuf/tensor_bundle.proto and the three files it imports; trackable_object_graph.proto.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-__all__ = ["BundleEntry", "Header"]
+__all__ = ["BundleEntry", "Header", "ObjectGraph"]
 
 _PACKAGE = "ckptkit"
 # A star marks a list, a question mark a field of which one can tell whether it was set.
@@ -35,6 +35,10 @@ _MESSAGES = {
         "6 crc32c fixed32",
         "7 slices Slice*",
     ],
+    # What TensorFlow stores under _CHECKPOINTABLE_OBJECT_GRAPH, as far as it says what a variable is called.
+    "StoredValue": ["2 full_name bytes", "3 checkpoint_key bytes"],
+    "Node": ["2 attributes StoredValue*"],
+    "ObjectGraph": ["1 nodes Node*"],
 }
 
 
@@ -65,3 +69,4 @@ _pool = descriptor_pool.DescriptorPool()
 _pool.Add(_file())
 Header: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.Header"))
 BundleEntry: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.BundleEntry"))
+ObjectGraph: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.ObjectGraph"))

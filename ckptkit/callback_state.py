@@ -83,6 +83,10 @@ class CallbackStates:
             states[name]["best_weights"] = self._held(states[name]["best_weights"], before)
         return states
 
+    def names_in(self, states: Mapping[str, Any]) -> list[str]:
+        """Return the names of the callbacks that have a state among these."""
+        return [name for name in self._callbacks if name in states]
+
     def put_back(self, states: Mapping[str, Any]) -> None:
         """Put back what :meth:`take` returned; say once which states and callbacks have no counterpart."""
         for name in sorted(states.keys() - self._callbacks.keys() - self._missed):

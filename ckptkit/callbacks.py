@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,13 +41,15 @@ from ckptkit.fit_inputs import FitInputs
 from ckptkit.fit_place import STATE, Place, fits_of
 from ckptkit.held import Held
 from ckptkit.input_hooks import dataset_of
+from ckptkit.keeping import with_best
 from ckptkit.leaving import Departure
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, WORKER_TIMEOUT_SECS, TrainingCheckpointOptions
 from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preemption import PreemptionWatch
-from ckptkit.preservation import All, Best, Latest, PreservationPolicy
+from ckptkit.preservation import Best, PreservationPolicy
 from ckptkit.records import CheckpointRecord
+from ckptkit.resuming import parts_of, resume_line
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
 from ckptkit.unsaved_random import say_what_is_lost
@@ -65,6 +68,7 @@ _OF_MANAGER = (
     "max_save_errors",
     "worker_timeout_secs",
     "tensorboard_dir",
+    "verbose",
 )
 
 # Managers of fits in this process, by directory: one that was broken off may still be writing in the background.
@@ -114,6 +118,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             ``"restart"`` trains the rest of the epoch on the first batches. ``"auto"`` takes the best that is exact;
             the first save logs which one it is.
         max_input_state_bytes: Most bytes that an iterator's state, shuffle buffers included, may take in a checkpoint.
+        verbose: 1 logs at the level INFO what a resume goes on from, what each save has cost and how the place in the
+            data is kept, and shows a bar on a terminal while a large checkpoint is restored. 0 is silent; warnings and
+            errors are told in any case.
         callbacks: The callbacks whose state is saved; None for all that are passed to ``fit``. A callback of your own
             joins with ``get_state()`` and ``set_state(state)``; those of Keras are known.
 
@@ -122,7 +129,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Example:
         >>> callback = ckptkit.TrainingCheckpoint("runs/digits", save_freq=500, max_to_keep=3)
-        >>> history = model.fit(x, y, epochs=20, callbacks=[callback])
+        >>> history = model.fit(x, y, epochs=20, callbacks=[callback], verbose=0)
+        >>> callback.manager.latest_checkpoint
+        'runs/digits/ckpt-20'
+        >>> callback.resumed_from is None  # else the record of the checkpoint that it went on from
+        True
     """
 
     def __init__(
@@ -148,6 +159,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         tensorboard_dir: str | os.PathLike[str] | None = None,
         input_state: str = "auto",
         max_input_state_bytes: int = DEFAULT_LIMIT,
+        verbose: int = 1,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> None:
         super().__init__()
@@ -172,6 +184,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             tensorboard_dir=tensorboard_dir,
             input_state=input_state,
             max_input_state_bytes=max_input_state_bytes,
+            verbose=verbose,
         )
         validate(callbacks)
         self.directory = os.fspath(self._options.directory)
@@ -258,6 +271,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             before_step=self._before_step,
             input_state=self._options.input_state,
             limit=self._options.max_input_state_bytes,
+            verbose=self._options.verbose,
         )
         self._inputs.begin_at(None)
         self._restore(dataset, first_epoch(frame))
@@ -472,7 +486,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if at.batch and fit_model.has_other_metrics(at.model, self.model):
             self.model.reset_metrics()
             _log.warning("the model has other metrics than were saved: those of epoch %d count from here.", at.epoch)
-        _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, record.step, at.epoch, at.batch)
+        if self._options.verbose:
+            _log.info("%s", self._resume_line(record))
+
+    def _resume_line(self, record: CheckpointRecord) -> str:
+        assert self._inputs is not None
+        at, others = self._now, self._others.names_in(self._now.callbacks)
+        restored = parts_of(self.manager.checkpoint)
+        restored += ["random numbers"] if at.random else []
+        restored += [f"{len(others)} callback{'s' if len(others) > 1 else ''} ({', '.join(others)})"] if others else []
+        inputs = self._inputs.guarantees(at.inputs)
+        return resume_line(record, time.time(), epoch=at.epoch, batch=at.batch, restored=restored, inputs=inputs)
 
     def _mode(self) -> str | None:
         """Return which way ``monitor`` ranks, None where nothing is monitored; the metric may say it itself."""
@@ -486,9 +510,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         options["save_policy"] = ours["save_freq"]
         if mode is not None:
             options["save_policy"] |= OnImprovement(ours["monitor"], mode)
-            # Beside what is kept anyway: all of them, where nothing says otherwise.
-            kept: PreservationPolicy = All() if ours["max_to_keep"] is None else Latest(ours["max_to_keep"])
-            options["preservation_policy"] = (ours["preservation_policy"] or kept) | Best(ours["monitor"], mode)
+            best = Best(ours["monitor"], mode)
+            options["preservation_policy"] = with_best(ours["preservation_policy"], ours["max_to_keep"], best)
         return options
 
     def _let_earlier_finish(self) -> None:

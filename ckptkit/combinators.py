@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, cast
 
-__all__ = ["Combinable", "Combined", "leaves"]
+__all__ = ["Combinable", "Combined", "alternatives", "leaves"]
 
 P = TypeVar("P", bound="Combinable")
 
@@ -48,6 +48,11 @@ def leaves(policy: Combinable | None) -> Iterator[Combinable]:
             yield from leaves(cast("Combinable", part))
         else:
             yield part
+
+
+def alternatives(policy: P) -> list[P]:
+    """Return the policies of which one is enough for what a policy says; itself, if it is no union."""
+    return list(cast("Any", policy).parts) if isinstance(policy, policy.union) else [policy]
 
 
 def _combine(kind: Any, left: Any, right: Any) -> Any:

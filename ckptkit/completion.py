@@ -30,10 +30,10 @@ from ckptkit.cluster import Cluster, cluster_of
 from ckptkit.errors import ExportError
 from ckptkit.export import facts, versions
 from ckptkit.export.formats import why_not
-from ckptkit.export.progress import progress
 from ckptkit.export.publishing import replaced
 from ckptkit.fit import AfterAll, callback_list, disarm, find_callback
 from ckptkit.options import ExportOnCompletionOptions
+from ckptkit.progress import progress
 from ckptkit.records import CheckpointRecord
 from ckptkit.which_keras import NAME, keras
 
@@ -45,7 +45,7 @@ _ORDER = 1  # after the last checkpoint
 
 
 class ExportOnCompletion(keras.callbacks.Callback):
-    """Write finished artifacts when ``fit`` ends normally. A fit that is killed or fails writes none.
+    """Write finished artifacts when ``fit`` ends normally; one that is killed or fails has none.
 
     Everything is written to a folder beside ``path`` first, loaded again, compared with the model, and appears in one
     step. A script with a ``TrainingCheckpoint`` that is started again after it had finished finds its own artifacts and
@@ -60,10 +60,17 @@ class ExportOnCompletion(keras.callbacks.Callback):
         versions: How many versions to keep below ``path``, as for ``ckptkit.publish_version``; None for no versions.
         overwrite: Whether artifacts of something else are replaced; the old ones stay until the new ones are whole.
         verify: Whether they are loaded again in a process of its own and compared with the model.
+        verbose: 1 shows a bar on a terminal, and logs a line at the level INFO when it is done; 0 is silent.
         input_signature: What the model takes, as of ``ckptkit.save_model``.
 
     Raises:
         ValueError: An argument is out of its range.
+
+    Example:
+        >>> export = ckptkit.ExportOnCompletion("export/digits", formats=("h5", "yaml"))
+        >>> history = model.fit(x, y, callbacks=[export], verbose=0)
+        >>> sorted(os.listdir("export/digits"))
+        ['export.json', 'model.h5', 'model.yaml']
     """
 
     def __init__(
@@ -75,11 +82,18 @@ class ExportOnCompletion(keras.callbacks.Callback):
         versions: int | None = None,
         overwrite: bool = False,
         verify: bool = True,
+        verbose: int = 1,
         input_signature: Any = None,
     ) -> None:
         super().__init__()
         options = ExportOnCompletionOptions(
-            path=path, formats=formats, which=which, versions=versions, overwrite=overwrite, verify=verify
+            path=path,
+            formats=formats,
+            which=which,
+            versions=versions,
+            overwrite=overwrite,
+            verify=verify,
+            verbose=verbose,
         )
         self.path = os.fspath(options.path)
         self._formats = tuple(options.formats)
@@ -87,6 +101,7 @@ class ExportOnCompletion(keras.callbacks.Callback):
         self._versions = options.versions
         self._overwrite = overwrite
         self._verify = verify
+        self._verbose = options.verbose
         self._input_signature = input_signature
         self._training: TrainingCheckpoint | None = None
         self._own_id = ""
@@ -150,23 +165,31 @@ class ExportOnCompletion(keras.callbacks.Callback):
         cluster = cluster_of([self.model])
         is_done = self._is_done(made)
         if is_done if cluster is None else cluster.told(is_done):
-            _log.info("%s is there already, made from step %d of this run.", self.path, made["step"])
+            if self._verbose:
+                _log.info("%s is there already, made from step %d of this run.", self.path, made["step"])
             return
-        title = f"exporting {os.path.basename(os.path.abspath(self.path))}"
+        is_other = cluster is not None and not cluster.is_chief
+        doing = f"exporting {os.path.basename(os.path.abspath(self.path))}"
         with (
+            progress(
+                doing,
+                f"exported {', '.join(self._formats)} to {self.path}",
+                steps=len(self._formats) + 1 + self._verify,
+                verbose=0 if is_other else self._verbose,
+            ) as work,
             _together(cluster, self.path),
             self._weights_to_export(),
-            progress(title, len(self._formats) + 1 + self._verify) as step,
         ):
 
             def write(folder: str) -> None:
                 is_version = self._versions is not None
-                how = (self._verify, self._input_signature, step)
+                how = (self._verify, self._input_signature, work.step)
                 noted = write_all(self.model, folder, self._formats, made, *how, is_version=is_version)
+                work.size_bytes = facts.size_of(noted["files"])
                 if not is_version:
                     facts.write(os.path.join(folder, _FACTS), noted)
 
-            if cluster is not None and not cluster.is_chief:
+            if is_other:
                 # TensorFlow asks all workers while one of them writes: the others write to where nobody looks.
                 with (
                     TemporaryDirectory() as scratch,
@@ -176,11 +199,10 @@ class ExportOnCompletion(keras.callbacks.Callback):
                 return
             if self._versions is not None:
                 number = versions.publish(self.path, write, max_versions=self._versions)
-                _log.info("published version %d of %s.", number, self.path)
+                work.done = f"published version {number} of {self.path}"
                 return
             with replaced(self.path, overwrite=self._overwrite or self._is_ours()) as folder:
                 write(folder)
-        _log.info("exported %s to %s.", ", ".join(self._formats), self.path)
 
     def _source(self) -> CheckpointRecord | None:
         """Return the checkpoint that holds what is exported, None if there is none."""

@@ -59,6 +59,15 @@ class RunConfig:
 
     Raises:
         ConfigError: There are none at all.
+
+    Example:
+        >>> from ckptkit.options import TrainingCheckpointOptions
+        >>> options = TrainingCheckpointOptions(directory="runs/digits", save_freq="10 min")
+        >>> config = ckptkit.RunConfig(training_checkpoint=options)
+        >>> callbacks = config.callbacks()
+        >>> text = config.dump("run.yaml")
+        >>> ckptkit.load_config("run.yaml") == config
+        True
     """
 
     checkpoint_manager: CheckpointManagerOptions | None = None
@@ -161,6 +170,14 @@ def load_config(path: str | os.PathLike[str]) -> RunConfig:
     Raises:
         FileNotFoundError: There is none.
         ConfigError: It says something that cannot be meant; the message has the line, and the nearest name.
+
+    Example:
+        >>> with open("run.yaml", "w") as file:
+        ...     count = file.write("training_checkpoint: {directory: runs/digits, save_freq: 500 steps}")
+        >>> config = ckptkit.load_config("run.yaml")
+        >>> config.training_checkpoint.save_freq
+        EverySteps(n=500)
+        >>> history = model.fit(x, y, verbose=0, callbacks=config.callbacks())
     """
     file = YamlFile(path)
     try:

@@ -34,6 +34,7 @@ class FitInputs:
         limit: Most bytes that the state of an iterator may take.
         before_epoch: Called when the loop over an epoch's batches begins.
         before_step: Called between two steps of an epoch; see :class:`InputHooks`.
+        verbose: As of :class:`InputPosition`.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class FitInputs:
         limit: int,
         before_epoch: Callable[[], None],
         before_step: Callable[[int, Callable[[], Mapping[str, Any]]], None],
+        verbose: int = 1,
     ) -> None:
-        self._options: dict[str, Any] = {"input_state": input_state, "limit": limit}
+        self._options: dict[str, Any] = {"input_state": input_state, "limit": limit, "verbose": verbose}
         self._epochs = epochs
         self._train = _position(epochs, "training data", **self._options)
         self._validate_on = validation
@@ -79,6 +81,18 @@ class FitInputs:
         elif self._saved_validation is not None:
             places["validation"] = self._saved_validation
         return places
+
+    def guarantees(self, saved: Mapping[str, Any]) -> list[str]:
+        """Say how each of both comes back to where it was saved, and how exactly."""
+        told = []
+        if "train" in saved:
+            told.append(self._train.guarantee(saved["train"], saved["train"]["state"]))
+        if "validation" in saved and self._validate_on is not None:
+            validation = InputPosition(
+                self._validate_on, input_state=self._options["input_state"], name="validation data"
+            )
+            told.append(validation.guarantee(saved["validation"], saved["validation"]["state"]))
+        return told
 
     def random_outside(self, random: Mapping[str, Any]) -> dict[str, Any]:
         """Return the states of the global generators but for those that the data, where they are now, draw from."""
@@ -177,7 +191,7 @@ class FitInputs:
             )
 
 
-def _position(epochs: Any, name: str, *, input_state: str, limit: int) -> InputPosition:
+def _position(epochs: Any, name: str, *, input_state: str, limit: int, verbose: int) -> InputPosition:
     """Return the position in what Keras goes over, which knows more of it than its dataset tells."""
     facts = facts_of(epochs)
     return InputPosition(
@@ -188,6 +202,7 @@ def _position(epochs: Any, name: str, *, input_state: str, limit: int) -> InputP
         exact=facts.exact,
         obstacle=facts.obstacle,
         name=name,
+        verbose=verbose,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ckptkit.stats import size_text
+from ckptkit.readable import size_text
 
 __all__ = ["free_bytes", "require_room"]
 

@@ -21,7 +21,16 @@ from typing import Any
 import tensorflow as tf
 
 from ckptkit.contents import Contents
-from ckptkit.which_keras import CONTAINERS, SEED_GENERATORS, SLOT_OPTIMIZERS, WRAPPERS, counts_of, keras, variables_of
+from ckptkit.which_keras import (
+    CONTAINERS,
+    SEED_GENERATORS,
+    SLOT_OPTIMIZERS,
+    WRAPPERS,
+    counts_of,
+    keras,
+    unwrapped,
+    variables_of,
+)
 
 __all__ = ["GraphWatch"]
 
@@ -52,7 +61,7 @@ class GraphWatch:
     def __init__(self, objects: Iterable[Any], children_of: Callable[[Any], Mapping[str, Any]]) -> None:
         self._children_of = children_of
         objects = list(objects)
-        self._values = [(item, item.value) for item in objects if isinstance(item, WRAPPERS)]
+        self._values = [(item, unwrapped(item)) for item in objects if isinstance(item, WRAPPERS)]
         self._tracked: list[tuple[Any, list[str], list[Any]]] = []
         self._owners: list[tuple[Any, list[Any]]] = []
         self._asked: list[tuple[Any, list[str], list[Any]]] = []  # of the tracked, those that tell only when asked
@@ -76,7 +85,7 @@ class GraphWatch:
         if self._contents.are_same() and all(self._has(*each) for each in self._asked):
             return True
         if not (
-            all(item.value is value for item, value in self._values)
+            all(unwrapped(item) is inside for item, inside in self._values)
             and all(_same(_attributes(owner), before) for owner, before in self._owners)
             and all(self._has(*each) for each in self._tracked)
         ):

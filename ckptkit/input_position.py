@@ -62,6 +62,7 @@ class InputPosition:
         exact: Whether the iterator's state is known to hold everything, whatever TensorFlow says.
         obstacle: Why it is known not to.
         name: What to call the input in the log.
+        verbose: 0 for no line in the log about the way, unless it is a warning.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class InputPosition:
         exact: bool = False,
         obstacle: str | None = None,
         name: str = "input",
+        verbose: int = 1,
     ) -> None:
         self._dataset = dataset
         self._pipeline = Pipeline(dataset) if isinstance(dataset, tf.data.Dataset) else None
@@ -83,6 +85,7 @@ class InputPosition:
         self._exact = exact
         self._obstacle = obstacle
         self._name = name
+        self._verbose = verbose
         self._iterators: list[int] = []  # batches drawn from each iterator that was made
         self._current: Any = None
         self._pending: tuple[Mapping[str, Any], Sequence[tf.Tensor]] | None = None
@@ -178,7 +181,7 @@ class InputPosition:
         before = self._iterators[:-1] if goes_on else self._iterators
         drawn = self.drawn if goes_on else 0
         state = self._state() if drawn or (self.way is None and self._current is not None) else ()
-        place: dict[str, Any] = {"before": list(before), "drawn": drawn, "way": self.way or "replay"}
+        place: dict[str, Any] = {"before": list(before), "drawn": drawn, "way": self.way or "replay", "usual": self.way}
         place["begun_with"] = self._before if drawn and self.way != "iterator" else {"variables": self._variables()}
         if self._pipeline is not None:
             place |= {"spec": str(self._dataset.element_spec), "layout": self._pipeline.layout}  # type: ignore[attr-defined]
@@ -240,8 +243,20 @@ class InputPosition:
         way = self.way or "replay"
         # What Python code yields may differ from run to run, and nobody can tell.
         in_doubt = way == "restart" or (way == "replay" and re.search("Py|no seed", self._obstacle or ""))
-        level = logging.WARNING if in_doubt else logging.INFO
+        level = logging.WARNING if in_doubt else logging.INFO if self._verbose else logging.DEBUG
         _log.log(level, "%s: %s, %s%s.", self._name, way, _MEANING[way], obstacle)
+
+    def guarantee(self, place: Mapping[str, Any], state: Sequence[tf.Tensor]) -> str:
+        """Say how this input comes back to what :meth:`save` returned, and how exactly."""
+        if place.get("is_shared_out_anew"):
+            return f"{self._name}: goes on behind as many batches of another share, not exactly"
+        if not place["drawn"] and not place["before"]:
+            return f"{self._name}: not gone over so far"
+        way = self._way_to(place, state)
+        is_counted = bool(state) or place.get("is_counted", False)
+        if not place["drawn"] and way == "replay" and is_counted and place.get("usual") == "iterator":
+            way = "iterator"  # between two epochs there is no iterator to keep, and nothing to draw and drop either
+        return f"{self._name}: {way}, {_MEANING.get(way, 'which this version does not know')}"
 
     def _decide(self) -> None:
         """Choose the way, if it is not known yet, by looking at the pipeline; the iterator's state is tried later."""

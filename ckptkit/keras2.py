@@ -15,6 +15,7 @@ import tf_keras as keras
 from tensorflow import nest as tree
 from tf_keras.src import backend
 from tf_keras.src.engine import compile_utils
+from tf_keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
 __all__ = [
     "CONTAINERS",
@@ -37,11 +38,12 @@ __all__ = [
     "set_global_seed",
     "steps_of",
     "tree",
+    "unwrapped",
     "variables_of",
 ]
 
 NAME = "tf_keras"
-WRAPPERS: tuple[Any, ...] = ()  # variables are TensorFlow's own
+WRAPPERS: tuple[Any, ...] = (AutoCastVariable,)  # of a layer in mixed precision; all others are TensorFlow's own
 SEED_GENERATORS: tuple[Any, ...] = (backend.RandomGenerator,)
 EPOCHS_OF_FIT = ("data_handler", "enumerate_epochs")  # a local variable of ``fit``, and a method of it
 VALIDATION_OF_FIT = "_eval_data_handler"  # the same for its validation: an attribute of the model
@@ -79,11 +81,16 @@ def builder_of(owner: Any) -> tuple[Any, str]:
 
 def variables_of(owner: Any) -> Sequence[Any]:
     """Return what Keras counts as the owner's variables, as far as they are made."""
-    if isinstance(owner, keras.Model) and not owner.built:
+    if isinstance(owner, keras.layers.Layer) and not all(each.built for each in _models_in(owner)):
         return ()  # to ask is an error
     if isinstance(owner, SLOT_OPTIMIZERS):
         return list(owner.variables())
     return getattr(owner, "variables", ())
+
+
+def unwrapped(variable: Any) -> Any:
+    """Return TensorFlow's variable: one of a layer in mixed precision is wrapped, and says what it is cast to."""
+    return variable._variable if isinstance(variable, WRAPPERS) else variable
 
 
 def counts_of(owner: Any) -> Sequence[Any]:
@@ -146,6 +153,10 @@ def steps_of(optimizer: Any) -> int:
     """Return how often an optimizer was given gradients."""
     iterations = _inside(optimizer)._iterations
     return 0 if iterations is None else int(iterations.numpy())
+
+
+def _models_in(layer: Any) -> list[Any]:
+    return [each for each in layer._flatten_layers() if isinstance(each, keras.Model)]
 
 
 def _inside(owner: Any) -> Any:

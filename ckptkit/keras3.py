@@ -34,12 +34,13 @@ __all__ = [
     "set_global_seed",
     "steps_of",
     "tree",
+    "unwrapped",
     "variables_of",
 ]
 
 _GLOBAL_SEED = "global_seed_generator"  # seed_generator.GLOBAL_SEED_GENERATOR, which Keras has since 3.13 only
 NAME = "keras"
-WRAPPERS: tuple[Any, ...] = (keras.Variable,)  # classes whose ``value`` is the TensorFlow variable
+WRAPPERS: tuple[Any, ...] = (keras.Variable,)  # classes of what has a TensorFlow variable inside
 SEED_GENERATORS: tuple[Any, ...] = (keras.random.SeedGenerator,)
 EPOCHS_OF_FIT = ("epoch_iterator", "_enumerate_iterator")  # a local variable of ``fit``, and a method of it
 VALIDATION_OF_FIT = "_eval_epoch_iterator"  # the same for its validation: an attribute of the model
@@ -60,6 +61,11 @@ def builder_of(owner: Any) -> tuple[Any, str]:
 def variables_of(owner: Any) -> Sequence[Any]:
     """Return what Keras counts as the owner's variables, as far as they are made."""
     return getattr(owner, "variables", ())
+
+
+def unwrapped(variable: Any) -> Any:
+    """Return TensorFlow's variable, whatever a Keras variable around it looks like."""
+    return variable.value if isinstance(variable, WRAPPERS) else variable
 
 
 def counts_of(owner: Any) -> Sequence[Any]:

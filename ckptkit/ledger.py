@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ckptkit.combinators import leaves
+from ckptkit.combinators import alternatives, leaves
 from ckptkit.listing import Listing
 from ckptkit.preservation import All, Best, EveryNSecs, KeepContext, Latest, PreservationPolicy
 from ckptkit.ranking import best_record, best_values
@@ -193,6 +193,20 @@ class Ledger:
             del self._active[record.prefix]
         return gone
 
+    def keepers(self, now: float) -> dict[str, list[PreservationPolicy]]:
+        """Return the policies that keep each managed checkpoint, oldest first; the newest stays without any."""
+        policies = [] if self._policy is None else alternatives(self._policy)
+        if self._newest is not None and self._newest not in policies:
+            policies.append(self._newest)
+        records = [self._records[prefix] for prefix in self._active]
+        # A damaged one stays as if it were not; but it takes nobody's place, least of all that of the best.
+        contexts = [KeepContext(each, now) for each in (records, self._undoubted(records))]
+        keepers: dict[str, list[PreservationPolicy]] = {prefix: [] for prefix in self._active}
+        for policy in policies or [All()]:
+            for prefix in frozenset().union(*map(policy.keep, contexts)):
+                keepers[prefix].append(policy)
+        return keepers
+
     def state_file(self) -> StateFile:
         """Return TensorFlow's state file for what is known now."""
         listed = {**self._others, **{os.path.basename(prefix): at for prefix, at in self._active.items()}}
@@ -203,15 +217,8 @@ class Ledger:
 
     def _not_newest(self, now: float) -> list[CheckpointRecord]:
         """Return the managed ones that neither count nor policy keep; the newest is never among them."""
-        policy = self._policy
-        if self._newest is not None:
-            policy = self._newest if policy is None else policy | self._newest
-        records = [self._records[prefix] for prefix in self._active]
-        # A damaged one stays as if it were not; but it takes nobody's place, least of all that of the best.
-        keep = frozenset().union(
-            *((policy or All()).keep(KeepContext(each, now)) for each in (records, self._undoubted(records)))
-        )
-        return [record for record in records[:-1] if record.prefix not in keep]
+        keepers = self.keepers(now)
+        return [self._records[prefix] for prefix in list(keepers)[:-1] if not keepers[prefix]]
 
     def _is_preserved(self, record: CheckpointRecord, now: float) -> bool:
         assert self._every is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,9 @@ from ckptkit.leaving import Departure
 from ckptkit.manager import CheckpointManager
 from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.preemption import PreemptionWatch
+from ckptkit.readable import count_text, line, table
 from ckptkit.records import CheckpointRecord
+from ckptkit.resuming import parts_of, resume_line
 from ckptkit.run_state import pack, unpack
 from ckptkit.unsaved_random import say_what_is_lost
 
@@ -32,7 +35,7 @@ _STATE = "loop"
 
 
 class TrainingLoop:
-    """Go over a dataset for some epochs, saving between steps and resuming from the newest checkpoint.
+    """Go over a dataset for some epochs, save between steps, resume from the newest checkpoint.
 
     Iterating restores the newest checkpoint of the manager's directory first, if there is one, and goes on with the
     batch after the last one that was trained before it was saved; random numbers go on as well. A loop that was broken
@@ -72,8 +75,13 @@ class TrainingLoop:
         ``(step, batch)``, where ``step`` counts from 0 over all epochs: the number of steps done before this one.
 
     Example:
-        >>> for step, (x, y) in ckptkit.TrainingLoop(manager, dataset, epochs=3):
-        ...     train_step(x, y)
+        >>> loop = ckptkit.TrainingLoop(manager, dataset, epochs=3)
+        >>> for step, (x, y) in loop:
+        ...     loss = train_step(x, y)
+        >>> loop
+        <TrainingLoop runs/digits: step 12, 3 of 3 epochs>
+        >>> manager.latest_checkpoint
+        'runs/digits/ckpt-12'
     """
 
     def __init__(
@@ -117,8 +125,12 @@ class TrainingLoop:
         self.manager = manager
         self.step = self.epoch = self.batch = 0
         self.resumed_from: CheckpointRecord | None = None
-        self._input = InputPosition(dataset, input_state=input_state, limit=max_input_state_bytes)
-        self._validation = None if validation is None else InputPosition(validation, name="validation data")
+        self._input = InputPosition(
+            dataset, input_state=input_state, limit=max_input_state_bytes, verbose=manager.verbose
+        )
+        self._validation = None
+        if validation is not None:
+            self._validation = InputPosition(validation, name="validation data", verbose=manager.verbose)
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._iterator: Iterator[Any] | None = None
@@ -155,8 +167,21 @@ class TrainingLoop:
             yield batch
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Say what was measured at this step: a save that is taken right after it carries these numbers."""
+        """Say what was measured at this step: a save that is taken right after it carries these numbers.
+
+        Args:
+            metrics: Scalars by name; tensors are taken as well.
+        """
         self._metrics = {name: float(value) for name, value in metrics.items()}
+
+    def __repr__(self) -> str:
+        return object.__repr__(self) if "_metrics" not in vars(self) else line(*self._told())
+
+    def _repr_html_(self) -> str | None:
+        if "_metrics" not in vars(self):  # an argument was refused; tracebacks with values show the object all the same
+            return None
+        kind, directory, facts = self._told()
+        return table(f"{kind} {directory}", [(fact,) for fact in facts])
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         if self._is_watched:
@@ -178,6 +203,13 @@ class TrainingLoop:
         finally:
             self._watch.end()
             self._departure.end()
+
+    def _told(self) -> tuple[str, str, list[str]]:
+        """Return what this is called, its directory, and where it stands."""
+        facts = [f"step {self.step}", f"{self.epoch} of {count_text(self._epochs, 'epoch')}"]
+        facts += [count_text(self.batch, "batch", "batches")] if self.batch else []
+        facts += [f"resumed from {self.resumed_from.name}"] if self.resumed_from is not None else []
+        return "TrainingLoop", self.manager.directory, facts
 
     def _one_epoch(self) -> Iterator[tuple[int, Any]]:
         if self._iterator is None:
@@ -283,7 +315,18 @@ class TrainingLoop:
                 if shared:
                     self._input.carry(self._validation, *state["validation"])
                 self._validation.move_to(*state["validation"], is_caught_up=shared)
-        _log.info("resuming from %s: step %d, epoch %d, batch %d.", record.prefix, self.step, self.epoch, self.batch)
+        if self.manager.verbose:
+            _log.info("%s", self._resume_line(record, state))
+
+    def _resume_line(self, record: CheckpointRecord, state: Mapping[str, Any]) -> str:
+        restored = parts_of(self.manager.checkpoint)
+        inputs = []
+        if self.epoch < self._epochs:
+            restored += ["random numbers"] if "random" in state else []
+            inputs.append(self._input.guarantee(*state["input"]))
+            if self._validation is not None and "validation" in state:
+                inputs.append(self._validation.guarantee(*state["validation"]))
+        return resume_line(record, time.time(), epoch=self.epoch, batch=self.batch, restored=restored, inputs=inputs)
 
 
 def _shared_out_anew(state: Mapping[str, Any], *, is_new: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -39,6 +39,7 @@ from ckptkit.interval import Interval
 from ckptkit.ledger import Ledger
 from ckptkit.monitors import modes_of, require_measured
 from ckptkit.options import WORKER_TIMEOUT_SECS, CheckpointManagerOptions
+from ckptkit.overview import Overview
 from ckptkit.policies import SavePolicy
 from ckptkit.preservation import PreservationPolicy
 from ckptkit.reader import Before, Reader, Which
@@ -88,6 +89,8 @@ class CheckpointManager:
             same directory, and save and restore at the same steps; the first one writes.
         tensorboard_dir: Folder of TensorBoard's files, where what saves cost and how often the run was resumed is
             written as scalars; None for nowhere.
+        verbose: 1 shows a bar on a terminal while a large checkpoint is restored, and logs a line for each restore and
+            each save at the level INFO. 0 is silent; warnings and errors are told in any case.
 
     Attributes:
         config: What each checkpoint says that the run is configured with, as JSON has it: these arguments by default.
@@ -97,6 +100,17 @@ class CheckpointManager:
         TypeError: ``checkpoint`` is no ``tf.train.Checkpoint``.
 
     Source: https://www.tensorflow.org/api_docs/python/tf/train/CheckpointManager
+
+    Example:
+        >>> checkpoint = tf.train.Checkpoint(model=model)
+        >>> with ckptkit.CheckpointManager(checkpoint, "runs/digits", max_to_keep=3) as manager:
+        ...     manager.restore_or_initialize()
+        ...     manager.save(1200, metrics={"val_loss": 0.31})
+        'runs/digits/ckpt-1200'
+        >>> manager
+        <CheckpointManager runs/digits: 1 checkpoint, latest ckpt-1200 (step 1200, ... ago, ... kB)>
+        >>> manager.restore("latest").metrics
+        {'val_loss': 0.31}
     """
 
     def __init__(
@@ -120,6 +134,7 @@ class CheckpointManager:
         read_only: bool = False,
         worker_timeout_secs: float | None = WORKER_TIMEOUT_SECS,
         tensorboard_dir: str | os.PathLike[str] | None = None,
+        verbose: int = 1,
     ) -> None:
         _require_checkpoint(checkpoint)
         options = CheckpointManagerOptions(
@@ -138,6 +153,7 @@ class CheckpointManager:
             read_only=read_only,
             worker_timeout_secs=worker_timeout_secs,
             tensorboard_dir=tensorboard_dir,
+            verbose=verbose,
         )
         self._checkpoint = checkpoint
         self.config: dict[str, Any] = {options.section: options.effective()}
@@ -148,6 +164,7 @@ class CheckpointManager:
         self._save_policy = save_policy
         self._async_save = async_save
         self._read_only = read_only
+        self._verbose = options.verbose
         self._graph = graph = CheckpointGraph(checkpoint)
         self._is_in_cluster = is_in_cluster() and not read_only
         self._cluster: Cluster | None = None
@@ -164,9 +181,16 @@ class CheckpointManager:
         state_lock = threading.RLock()  # the background thread enters its commits in the ledger
         tolerance = Tolerance(on_save_error, max_save_errors)
         self._saver = Saver(
-            store, self._ledger, state_lock, graph, checkpoint_name, tolerance, options.worker_timeout_secs
+            store,
+            self._ledger,
+            state_lock,
+            graph,
+            checkpoint_name,
+            tolerance,
+            options.worker_timeout_secs,
+            options.verbose,
         )
-        self._reader = reader = Reader(store, self._ledger, state_lock, graph)
+        self._reader = reader = Reader(store, self._ledger, state_lock, graph, options.verbose)
         graph.after_restore(lambda prefix, done: restoring.complete(graph, prefix, done, reader.index))
         self._reader.refresh()
         self._pending: restoring.Pending | None = None
@@ -199,6 +223,11 @@ class CheckpointManager:
         """The number of this worker, 0 for the one that writes."""
         cluster = self._workers()
         return 0 if cluster is None else cluster.index
+
+    @property
+    def verbose(self) -> int:
+        """Whether it tells what goes well: 1, or 0 for silence."""
+        return self._verbose
 
     @property
     def save_policy(self) -> SavePolicy | None:
@@ -239,6 +268,12 @@ class CheckpointManager:
     def records(self) -> tuple[CheckpointRecord, ...]:
         """Return what is known of every checkpoint in the directory, oldest first."""
         return self._look().records
+
+    def __repr__(self) -> str:
+        return object.__repr__(self) if self._is_half_made() else self._overview().line()
+
+    def _repr_html_(self) -> str | None:
+        return None if self._is_half_made() else self._overview().table()
 
     # Saving ----------------------------------------------------------------------------------------------------------
 
@@ -500,7 +535,7 @@ class CheckpointManager:
         """Return what the saves of this manager have cost so far: seconds blocked, lost, staged, written and synced.
 
         The time lost counts the steps that :meth:`is_due` or :meth:`maybe_save` was asked at: without them it is the
-        time blocked. The same is logged for each save, one line at the level INFO.
+        time blocked. The same is logged for each save, one line at the level INFO, unless ``verbose`` is 0.
         """
         return self._saver.recorder.stats()
 
@@ -567,7 +602,11 @@ class CheckpointManager:
 
     @contextmanager
     def borrowed(self, record: CheckpointRecord) -> Iterator[None]:
-        """Hold the values of a checkpoint in the objects for a while, and put the live ones back after."""
+        """Hold the values of a checkpoint in the objects for a while, and put the live ones back after.
+
+        Args:
+            record: The checkpoint, one of :meth:`records`.
+        """
         put_back = self.hold()
         self._reader.borrow(record)
         try:
@@ -586,7 +625,11 @@ class CheckpointManager:
         return put_back
 
     def state(self, record: CheckpointRecord) -> dict[str, tf.Tensor]:
-        """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host."""
+        """Return what :meth:`save` stored under ``state`` with a checkpoint, as tensors on the host.
+
+        Args:
+            record: The checkpoint, one of :meth:`records`.
+        """
         return self._reader.state(record)
 
     def objects(self) -> list[Any]:
@@ -605,11 +648,21 @@ class CheckpointManager:
             )
 
     def note(self, kind: str, **facts: Any) -> None:
-        """Enter in the directory's history what has happened, if the run has begun there; see ``ckptkit.history``."""
+        """Enter in the directory's history what has happened, if the run has begun there; see ``ckptkit.history``.
+
+        Args:
+            kind: What it was, in a word.
+            facts: Whatever JSON can hold.
+        """
         self._history.note(kind, **facts)
 
     def end_history(self, kind: str = "ended", **facts: Any) -> None:
-        """Enter that the run has come to its end."""
+        """Enter that the run has come to its end.
+
+        Args:
+            kind: In what way, in a word.
+            facts: Whatever JSON can hold.
+        """
         self._history.end(kind, **facts)
 
     # Inside ----------------------------------------------------------------------------------------------------------
@@ -619,6 +672,15 @@ class CheckpointManager:
             self._saver.close(passing=passing)
         finally:
             self.end_history(error=None if passing is None else type(passing).__name__)
+
+    def _overview(self) -> Overview:
+        with suppress(OSError):  # else what was known before it is shown: a debugger asks at any moment
+            self._look()
+        return Overview(type(self).__name__, self._directory, self._ledger, time.time())
+
+    def _is_half_made(self) -> bool:
+        """Say whether an argument was refused: tracebacks with values show the object all the same."""
+        return "_pending" not in vars(self)
 
     def _look(self) -> Ledger:
         if self._read_only or self._saver.is_following:

@@ -32,6 +32,7 @@ __all__ = [
     "PATH_OR_NONE",
     "SECS",
     "SIGNALS",
+    "VERBOSE",
     "Rule",
     "one_of",
     "policy_of",
@@ -197,6 +198,7 @@ SIGNALS = Rule(
     _are_signals,
     lambda value: tuple(map(_name_of, value)),
 )
+VERBOSE = Rule("must be 0 or 1", lambda value: isinstance(value, bool) or (_is_whole(value, 0) and value <= 1), int)
 METRIC = Rule(
     "must be a metric's name, or None", lambda value: value is None or (isinstance(value, str) and value != "")
 )

@@ -27,6 +27,7 @@ from ckptkit.option_rules import (
     PATH_OR_NONE,
     SECS,
     SIGNALS,
+    VERBOSE,
     Rule,
     one_of,
     policy_of,
@@ -123,6 +124,7 @@ class CheckpointManagerOptions(Options):
     read_only: bool = field(default=False, metadata=_by(FLAG))
     worker_timeout_secs: float | None = field(default=WORKER_TIMEOUT_SECS, metadata=_by(SECS))
     tensorboard_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(PATH_OR_NONE))
+    verbose: int = field(default=1, metadata=_by(VERBOSE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,7 @@ class TrainingCheckpointOptions(Options):
     tensorboard_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(PATH_OR_NONE))
     input_state: str = field(default="auto", metadata=_by(_INPUT_STATE))
     max_input_state_bytes: int = field(default=DEFAULT_LIMIT, metadata=_by(_BYTES))
+    verbose: int = field(default=1, metadata=_by(VERBOSE))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,6 +171,7 @@ class ExportOnCompletionOptions(Options):
     versions: int | None = field(default=None, metadata=_by(_VERSIONS))
     overwrite: bool = field(default=False, metadata=_by(FLAG))
     verify: bool = field(default=True, metadata=_by(FLAG))
+    verbose: int = field(default=1, metadata=_by(VERBOSE))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,10 @@
 """When to save: small frozen policies that read one context and combine with ``|`` and ``&``.
 
-    policy = EverySteps(500) | EveryEpochs(1)
-    policy.should_save(SaveContext(step=1000, previous_step=996))       # True: a multiple of 500 was crossed
+    >>> from ckptkit.policies import EveryEpochs, EverySteps, SaveContext
+    >>> policy = EverySteps(500) | EveryEpochs(1)
+    >>> policy.should_save(SaveContext(step=1000, previous_step=996))  # a multiple of 500 was crossed
+    True
+    >>> callback = ckptkit.TrainingCheckpoint("runs/digits", save_freq=policy)
 
 A policy is pure: it sees no clock, no disk and no log, so the same context always gives the same answer.
 """
@@ -51,6 +54,11 @@ class SaveContext:
         lost_secs: How much training time each of the last saves cost, oldest first; empty where none was measured yet.
         is_saving: Whether a save is under way, or has ended and its cost is not known yet.
         has_saved: Whether this process has tried to save at all.
+
+    Example:
+        >>> context = ckptkit.policies.SaveContext(step=12, previous_step=8, metrics={"loss": 0.25})
+        >>> ckptkit.policies.EverySteps(10).should_save(context)
+        True
     """
 
     step: int
@@ -66,15 +74,31 @@ class SaveContext:
     has_saved: bool = False
 
     def has_waited(self, secs: float) -> bool:
-        """Say whether the last save is so many seconds ago; if the clock was set back, nobody knows, and it is."""
+        """Say whether the last save is ``secs`` seconds ago; if the clock was set back, nobody knows, and it is."""
         return not 0.0 <= self.now - self.last_save_at < secs
 
 
 class SavePolicy(Combinable):
-    """Base of all save policies."""
+    """Base of all save policies, also of your own.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class WhenCheap(ckptkit.policies.SavePolicy):
+        ...     most_secs: float
+        ...
+        ...     def should_save(self, context):
+        ...         return max(context.lost_secs, default=0.0) <= self.most_secs
+        >>> ckptkit.policies.EverySteps(500) & WhenCheap(0.5)
+        EverySteps(n=500) & WhenCheap(most_secs=0.5)
+    """
 
     def should_save(self, context: SaveContext) -> bool:
-        """Say whether a checkpoint is due."""
+        """Say whether a checkpoint is due.
+
+        Args:
+            context: What a policy may look at.
+        """
         raise NotImplementedError
 
 
@@ -83,6 +107,11 @@ class EverySteps(SavePolicy):
     """Save whenever a multiple of ``n`` steps was crossed since the last question.
 
     Crossed, not met: with ``steps_per_execution=4`` Keras jumps from step 8 to step 12, and ``EverySteps(10)`` saves.
+
+    Example:
+        >>> policy = ckptkit.policies.EverySteps(10)
+        >>> policy.should_save(ckptkit.policies.SaveContext(step=12, previous_step=8))
+        True
     """
 
     n: int
@@ -97,7 +126,13 @@ class EverySteps(SavePolicy):
 
 @dataclass(frozen=True)
 class EveryEpochs(SavePolicy):
-    """Save at the end of every ``n``-th epoch."""
+    """Save at the end of every ``n``-th epoch.
+
+    Example:
+        >>> policy = ckptkit.policies.EveryEpochs(2)
+        >>> policy.should_save(ckptkit.policies.SaveContext(90, 89, epoch=2, previous_epoch=1))
+        True
+    """
 
     n: int = 1
 
@@ -111,7 +146,13 @@ class EveryEpochs(SavePolicy):
 
 @dataclass(frozen=True)
 class EverySecs(SavePolicy):
-    """Save when the last save, for whatever reason it was taken, is ``secs`` seconds ago."""
+    """Save when the last save, for whatever reason it was taken, is ``secs`` seconds ago.
+
+    Example:
+        >>> policy = ckptkit.policies.EverySecs(600)
+        >>> policy.should_save(ckptkit.policies.SaveContext(90, 89, now=1000.0, last_save_at=500.0))
+        False
+    """
 
     secs: float
 
@@ -125,7 +166,13 @@ class EverySecs(SavePolicy):
 
 @dataclass(frozen=True)
 class AtSteps(SavePolicy):
-    """Save at each of these steps, or at the first question after it; each of them once."""
+    """Save at each of these ``steps``, or at the first question after it; each of them once.
+
+    Example:
+        >>> policy = ckptkit.policies.AtSteps([1000, 5000])
+        >>> policy.should_save(ckptkit.policies.SaveContext(step=1001, previous_step=997))
+        True
+    """
 
     steps: Sequence[int]
 
@@ -144,6 +191,16 @@ class OnImprovement(SavePolicy):
 
     Where the metric was not measured nothing is decided: with a ``val_`` metric saves come at validations only. NaN is
     never better.
+
+    Args:
+        monitor: Name of the metric.
+        mode: ``"min"`` where less is better, else ``"max"``.
+
+    Example:
+        >>> policy = ckptkit.policies.OnImprovement("val_loss", "min")
+        >>> so_far = {"val_loss": 0.31}
+        >>> policy.should_save(ckptkit.policies.SaveContext(90, 45, metrics={"val_loss": 0.29}, best=so_far))
+        True
     """
 
     monitor: str
@@ -179,6 +236,11 @@ class OverheadBudget(SavePolicy):
 
     Source: Mohan et al., CheckFreq, FAST 2021; Daly, A higher order estimate of the optimum checkpoint interval for
         restart dumps, 2006.
+
+    Example:
+        >>> policy = ckptkit.policies.OverheadBudget(max_fraction=0.01)
+        >>> policy.interval_secs([0.3, 0.2, 0.3])  # until the next save
+        30.0
     """
 
     max_fraction: float = 0.01
@@ -198,7 +260,7 @@ class OverheadBudget(SavePolicy):
         return context.has_waited(self.interval_secs(context.lost_secs))
 
     def interval_secs(self, lost_secs: Sequence[float]) -> float:
-        """Return how long to wait after the last of some saves, from what each of them cost in seconds."""
+        """Return how long to wait after the last of some saves, in seconds, from ``lost_secs``: what each has cost."""
         usual = median(lost_secs)
         interval = max(lost_secs[-1], usual) / self.max_fraction
         return interval if self.mtbf_secs is None else max(interval, _optimum(usual, self.mtbf_secs))
@@ -206,7 +268,12 @@ class OverheadBudget(SavePolicy):
 
 @dataclass(frozen=True)
 class Always(SavePolicy):
-    """Save at every opportunity."""
+    """Save at every opportunity.
+
+    Example:
+        >>> ckptkit.policies.Always().should_save(ckptkit.policies.SaveContext(step=1, previous_step=0))
+        True
+    """
 
     def should_save(self, context: SaveContext) -> bool:
         """Say yes."""
@@ -215,7 +282,12 @@ class Always(SavePolicy):
 
 @dataclass(frozen=True)
 class Never(SavePolicy):
-    """Never save on one's own; explicit saves still happen."""
+    """Never save on one's own; explicit saves still happen.
+
+    Example:
+        >>> ckptkit.policies.Never().should_save(ckptkit.policies.SaveContext(step=1, previous_step=0))
+        False
+    """
 
     def should_save(self, context: SaveContext) -> bool:
         """Say no."""

@@ -33,7 +33,7 @@ _watches: set[weakref.ref[PreemptionWatch]] = set()
 
 
 class Preempted(SystemExit):
-    """A run was told to end, has saved, and leaves: a script that catches nothing ends with :attr:`code`.
+    """A run was told to end, has saved, and leaves: with exit code 143 if nobody catches it.
 
     Attributes:
         code: The exit code.
@@ -41,6 +41,14 @@ class Preempted(SystemExit):
         step: Steps done.
         checkpoint: Prefix of the newest complete checkpoint, None if there is none. It is that of ``step`` unless the
             save failed, or the time ran out, which is logged.
+
+    Example:
+        >>> told = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ckptkit.request_preemption())
+        >>> try:
+        ...     history = model.fit(x, y, verbose=0, callbacks=[ckptkit.TrainingCheckpoint("runs/told"), told])
+        ... except ckptkit.Preempted as preempted:
+        ...     print(preempted)
+        preempted by request_preemption at step 1; newest checkpoint runs/told/ckpt-1
     """
 
     def __init__(self, code: int = 143, cause: str = "SIGTERM", step: int = 0, checkpoint: str | None = None) -> None:
@@ -194,15 +202,17 @@ class PreemptionWatch:
 
 
 def request_preemption() -> None:
-    """Let every run that is under way in this process save at its next batch, and leave with :class:`Preempted`.
+    """Let every run in this process save at its next batch, and leave with ``Preempted``.
 
     As a signal does, but from any thread: for a notebook, for what asks a cloud's metadata service, for a run that is
     not in the main thread. Returns at once. Runs are calls of ``fit`` with a ``TrainingCheckpoint``, and loops over a
     ``TrainingLoop``; where there is none, nothing happens.
 
     Example:
-        >>> threading.Timer(3600, ckptkit.request_preemption).start()
-        >>> model.fit(x, y, epochs=1000, callbacks=[ckptkit.TrainingCheckpoint("runs/digits")])
+        >>> timer = threading.Timer(3600, ckptkit.request_preemption)  # before the machine is taken away
+        >>> timer.start()
+        >>> history = model.fit(x, y, epochs=3, verbose=0, callbacks=[ckptkit.TrainingCheckpoint("runs/digits")])
+        >>> timer.cancel()
     """
     for watch in _watching():
         watch.note("request_preemption")

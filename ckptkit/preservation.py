@@ -1,7 +1,12 @@
-"""What to keep: small frozen policies over the records of a directory, combined with ``|`` and ``&``.
+"""What to keep: small frozen policies over records that combine with ``|`` and ``&``.
 
-    policy = Latest(3) | Best("val_loss", "min")
-    policy.keep(KeepContext(records, now=0.0))         # the prefixes that stay
+    >>> from ckptkit.preservation import Best, KeepContext, Latest
+    >>> policy = Latest(1) | Best("loss", "min")
+    >>> losses = {100: 0.2, 200: 0.6, 300: 0.4}
+    >>> records = [ckptkit.CheckpointRecord(f"ckpt-{step}", step, metrics={"loss": losses[step]}) for step in losses]
+    >>> sorted(policy.keep(KeepContext(records, now=0.0)))  # the prefixes that stay
+    ['ckpt-100', 'ckpt-300']
+    >>> manager = ckptkit.CheckpointManager(checkpoint, "runs/digits", max_to_keep=None, preservation_policy=policy)
 
 A policy is pure and only names what stays. Whatever it says, the newest checkpoint, the one a run was resumed from
 and one being read are never deleted; the manager sees to that.
@@ -44,6 +49,11 @@ class KeepContext:
         records: The committed checkpoints, oldest first.
         now: Seconds since the Epoch.
         preserved_at: Time of the last checkpoint kept for its age, before the first of ``records``.
+
+    Example:
+        >>> context = ckptkit.preservation.KeepContext(manager.records(), now=0.0)
+        >>> ckptkit.preservation.All().keep(context)
+        frozenset()
     """
 
     records: Sequence[CheckpointRecord]
@@ -52,16 +62,36 @@ class KeepContext:
 
 
 class PreservationPolicy(Combinable):
-    """Base of all preservation policies."""
+    """Base of all preservation policies, also of your own.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class EpochEnds(ckptkit.preservation.PreservationPolicy):
+        ...     def keep(self, context):
+        ...         return frozenset(record.prefix for record in context.records if not record.batch)
+        >>> ckptkit.preservation.Latest(3) | EpochEnds()
+        Latest(n=3) | EpochEnds()
+    """
 
     def keep(self, context: KeepContext) -> frozenset[str]:
-        """Return the prefixes of the checkpoints that stay."""
+        """Return the prefixes of the checkpoints that stay.
+
+        Args:
+            context: What a policy may look at.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class All(PreservationPolicy):
-    """Keep everything."""
+    """Keep everything.
+
+    Example:
+        >>> records = [ckptkit.CheckpointRecord(f"ckpt-{step}", step) for step in (900, 1000, 2100)]
+        >>> sorted(ckptkit.preservation.All().keep(ckptkit.preservation.KeepContext(records, now=0.0)))
+        ['ckpt-1000', 'ckpt-2100', 'ckpt-900']
+    """
 
     def keep(self, context: KeepContext) -> frozenset[str]:
         """Return every prefix."""
@@ -70,7 +100,13 @@ class All(PreservationPolicy):
 
 @dataclass(frozen=True)
 class Latest(PreservationPolicy):
-    """Keep the ``n`` newest."""
+    """Keep the ``n`` newest.
+
+    Example:
+        >>> records = [ckptkit.CheckpointRecord(f"ckpt-{step}", step) for step in (900, 1000, 2100)]
+        >>> sorted(ckptkit.preservation.Latest(2).keep(ckptkit.preservation.KeepContext(records, now=0.0)))
+        ['ckpt-1000', 'ckpt-2100']
+    """
 
     n: int = 1
 
@@ -84,7 +120,22 @@ class Latest(PreservationPolicy):
 
 @dataclass(frozen=True)
 class Best(PreservationPolicy):
-    """Keep the ``n`` best by a metric; of equals the one of the earlier step. Records without it do not compete."""
+    """Keep the ``n`` best by a metric; of equals the one of the earlier step.
+
+    Records without the metric do not compete.
+
+    Args:
+        monitor: Name of the metric.
+        mode: ``"min"`` where less is better, else ``"max"``.
+        n: How many, at least 1.
+
+    Example:
+        >>> losses = {100: 0.2, 200: 0.6, 300: 0.4}
+        >>> records = [ckptkit.CheckpointRecord(f"ckpt-{at}", at, metrics={"loss": losses[at]}) for at in losses]
+        >>> context = ckptkit.preservation.KeepContext(records, now=0.0)
+        >>> sorted(ckptkit.preservation.Best("loss", "min", n=2).keep(context))
+        ['ckpt-100', 'ckpt-300']
+    """
 
     monitor: str
     mode: str
@@ -103,7 +154,13 @@ class Best(PreservationPolicy):
 
 @dataclass(frozen=True)
 class EveryNSteps(PreservationPolicy):
-    """Keep the first checkpoint at or after each multiple of ``n`` steps, from ``n`` itself on."""
+    """Keep the first checkpoint at or after each multiple of ``n`` steps, from ``n`` itself on.
+
+    Example:
+        >>> records = [ckptkit.CheckpointRecord(f"ckpt-{step}", step) for step in (900, 1000, 2100)]
+        >>> sorted(ckptkit.preservation.EveryNSteps(1000).keep(ckptkit.preservation.KeepContext(records, now=0.0)))
+        ['ckpt-1000', 'ckpt-2100']
+    """
 
     n: int
 
@@ -122,7 +179,13 @@ class EveryNSteps(PreservationPolicy):
 
 @dataclass(frozen=True)
 class EveryNSecs(PreservationPolicy):
-    """Keep one checkpoint every ``secs`` seconds of training time; where the clock was set back, count anew."""
+    """Keep one checkpoint every ``secs`` seconds of training time; where the clock was set back, count anew.
+
+    Example:
+        >>> records = [ckptkit.CheckpointRecord(f"ckpt-{at}", at, created_at=float(at)) for at in (10, 40, 90)]
+        >>> sorted(ckptkit.preservation.EveryNSecs(50).keep(ckptkit.preservation.KeepContext(records, now=100.0)))
+        ['ckpt-10', 'ckpt-90']
+    """
 
     secs: float
 
@@ -143,7 +206,13 @@ class EveryNSecs(PreservationPolicy):
 
 @dataclass(frozen=True)
 class NewerThan(PreservationPolicy):
-    """Keep what is less than ``secs`` seconds old."""
+    """Keep what is less than ``secs`` seconds old.
+
+    Example:
+        >>> records = [ckptkit.CheckpointRecord(f"ckpt-{at}", at, created_at=float(at)) for at in (10, 40, 90)]
+        >>> sorted(ckptkit.preservation.NewerThan(70).keep(ckptkit.preservation.KeepContext(records, now=100.0)))
+        ['ckpt-40', 'ckpt-90']
+    """
 
     secs: float
 
@@ -157,7 +226,13 @@ class NewerThan(PreservationPolicy):
 
 @dataclass(frozen=True)
 class Steps(PreservationPolicy):
-    """Keep the checkpoints of exactly these steps."""
+    """Keep the checkpoints of exactly these ``steps``.
+
+    Example:
+        >>> records = [ckptkit.CheckpointRecord(f"ckpt-{step}", step) for step in (900, 1000, 2100)]
+        >>> sorted(ckptkit.preservation.Steps([900, 1000]).keep(ckptkit.preservation.KeepContext(records, now=0.0)))
+        ['ckpt-1000', 'ckpt-900']
+    """
 
     steps: Sequence[int]
 

@@ -24,6 +24,8 @@ from ckptkit.errors import CheckpointDamagedError, CheckpointMismatchError, Chec
 from ckptkit.finding import find, nothing_to_restore
 from ckptkit.ledger import Ledger
 from ckptkit.listing import MANIFEST, DirectoryReader, read_manifest
+from ckptkit.progress import progress
+from ckptkit.readable import age_text
 from ckptkit.reading import CheckpointFile
 from ckptkit.records import CheckpointRecord
 from ckptkit.snapshot import CheckpointGraph, read_extras
@@ -50,16 +52,20 @@ class Reader:
         ledger: What is known of it; entered under ``lock``.
         lock: Guards the ledger.
         graph: The objects to restore.
+        verbose: 0 for neither a bar nor a line in the log when something is restored.
 
     Attributes:
         index: The number of this worker of a cluster.
     """
 
-    def __init__(self, store: Store, ledger: Ledger, lock: threading.RLock, graph: CheckpointGraph) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, lock: threading.RLock, graph: CheckpointGraph, verbose: int = 1
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._lock = lock
         self._graph = graph
+        self._verbose = verbose
         self.index = 0
 
     def refresh(self) -> None:
@@ -185,8 +191,13 @@ class Reader:
         before: Before | None,
         agreement: Agreement,
     ) -> restoring.Pending:
-        # Opened first: what is verified, and what is deleted from here on, is what is read.
-        with self._opened(record) as file:
+        age = age_text(time.time() - record.created_at)
+        told = f"restoring {record.name}", f"restored {record.prefix}, saved {age} ago"
+        with (
+            progress(*told, size_bytes=record.size_bytes, verbose=self._verbose) as work,
+            # Opened first: what is verified, and what is deleted from here on, is what is read.
+            self._opened(record, work.advance) as file,
+        ):
             try:
                 self._store.verify(record)
             except CheckpointNotFoundError as error:  # it was there when it was chosen: no reason for a fresh start
@@ -208,12 +219,14 @@ class Reader:
                 raise CheckpointMismatchError(f"{error}\n{why}") from error
 
     @contextmanager
-    def _opened(self, record: CheckpointRecord) -> Iterator[CheckpointFile]:
+    def _opened(
+        self, record: CheckpointRecord, told: Callable[[int], None] = lambda size: None
+    ) -> Iterator[CheckpointFile]:
         """Open a checkpoint, and keep it from being deleted by our own saves while it is read; remember its damage."""
         with self._lock:
             self._ledger.being_read.append(record.name)
         try:
-            with CheckpointFile(record.prefix, (self.index, record.workers)) as file:
+            with CheckpointFile(record.prefix, (self.index, record.workers), told) as file:
                 yield file
         except CheckpointDamagedError:
             with self._lock:

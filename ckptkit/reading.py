@@ -48,6 +48,7 @@ class CheckpointFile:
         prefix: Path stem as TensorFlow takes it.
         worker: The number of the worker that reads, and how many there were when it was saved, None if nobody knows. It
             sees its own values in the place of the chief's, as far as it has any; those of others it does not see.
+        told: Called with the number of bytes each time that some were read, in several threads.
 
     Attributes:
         types, shapes: Of each tensor, by its key.
@@ -57,8 +58,11 @@ class CheckpointFile:
         CheckpointDamagedError: Its index cannot be read, or one of its shards is missing.
     """
 
-    def __init__(self, prefix: str, worker: tuple[int, int | None] = (0, 1)) -> None:
+    def __init__(
+        self, prefix: str, worker: tuple[int, int | None] = (0, 1), told: Callable[[int], None] = lambda size: None
+    ) -> None:
         self.prefix = prefix
+        self._told = told
         self._bundle: Bundle | None = None
         try:
             self._bundle = Bundle(prefix)
@@ -113,6 +117,7 @@ class CheckpointFile:
             array = bundle.read(entry.key)
         except UnsupportedBundleError as error:
             raise CheckpointDamagedError(f"checkpoint {self.prefix} cannot be read: {error}") from error
+        self._told(entry.size_bytes)
         if entry.dtype != "string" and entry.dtype not in _PLAIN:
             return None
         with tf.device("cpu:0"):
@@ -130,7 +135,7 @@ class CheckpointFile:
                 work.append((entry, self._asked(row.__array__)))
                 tensors[entry.key] = row if entry.shape else tf.reshape(row, ())
         with ThreadPoolExecutor(_THREADS, "ckptkit-reader") as pool:
-            for _ in pool.map(lambda batch: _read_batch(bundle, batch), _batches(work)):
+            for _ in pool.map(lambda batch: _read_batch(bundle, batch, self._told), _batches(work)):
                 pass  # raises what went wrong in a thread
         return tensors
 
@@ -161,9 +166,13 @@ class CheckpointFile:
             raise CheckpointDamagedError(f"checkpoint {self.prefix} cannot be read: {error}") from error
 
 
-def _read_batch(bundle: Bundle, batch: list[tuple[Entry, Array]]) -> None:
+def _read_batch(bundle: Bundle, batch: list[tuple[Entry, Array]], told: Callable[[int], None]) -> None:
+    if len(batch) == 1:  # a large one: it is told block by block
+        bundle.read_into(*batch[0], told)
+        return
     for entry, memory in batch:
         bundle.read_into(entry, memory)
+    told(sum(entry.size for entry, _ in batch))
 
 
 def _batches(work: Sequence[tuple[Entry, Array]]) -> Iterator[list[tuple[Entry, Array]]]:

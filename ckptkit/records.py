@@ -2,7 +2,6 @@
 
     manifest = Manifest.from_json(text)            # ManifestError says what is wrong with it
     record = CheckpointRecord.of(manifest, "runs/digits")
-    record = CheckpointRecord.of(manifest, "runs/digits")
 
 ``ckpt-1200.manifest.json`` is the commit of ``ckpt-1200``: it is written last, and a checkpoint whose manifest is
 missing or does not describe the files beside it was never saved.
@@ -14,12 +13,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from ckptkit.checksums import crc32c
+from ckptkit.readable import age_text, count_text, line, metrics_text, size_text, table
 
 __all__ = [
     "FORMAT",
@@ -42,6 +43,14 @@ _MAX_COUNT = (1 << 64) - 1
 _HEAD_BYTES = 4096  # of most manifests, all but the table of tensors
 _TABLE = b',\n  "tensors": ['
 _END = b"]\n  ]\n}\n"  # of a table with rows, and of the manifest
+_WORDS = {
+    "step": "step {}",
+    "epoch": "epoch {}",
+    "age": "{} ago",
+    "size": "{}",
+    "metrics": "{}",
+    "writer": "written by {}",
+}
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -197,7 +206,7 @@ class Manifest:
         return replace(cls.from_json(file.read()), tensors=())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckpointRecord:
     """One checkpoint in a directory.
 
@@ -216,6 +225,13 @@ class CheckpointRecord:
         sequence: Its place in the order of commits; 0 for a foreign one.
         foreign: True for a checkpoint that plain TensorFlow wrote: usable, and unverified.
         run_id: Identity of the run that wrote it, "" for a foreign one.
+
+    Example:
+        >>> prefix = manager.save(1200, epoch=3, metrics={"val_loss": 0.31})
+        >>> manager.records()[-1]
+        <CheckpointRecord runs/digits/ckpt-1200: step 1200, epoch 3, ... ago, ... kB, val_loss 0.31>
+        >>> manager.records()[-1].metrics["val_loss"]
+        0.31
     """
 
     prefix: str
@@ -240,7 +256,7 @@ class CheckpointRecord:
 
     @classmethod
     def of(cls, manifest: Manifest, directory: str) -> CheckpointRecord:
-        """Return the record of the checkpoint that a manifest in ``directory`` commits."""
+        """Return the record of the checkpoint that a ``manifest`` in ``directory`` commits."""
         return cls(
             prefix=os.path.join(directory, manifest.name),
             step=manifest.step,
@@ -258,8 +274,43 @@ class CheckpointRecord:
         )
 
     def at(self, prefix: str) -> CheckpointRecord:
-        """Return the same record with its files at another prefix."""
+        """Return the same record with its files at another ``prefix``."""
         return replace(self, prefix=prefix)
+
+    def facts(self, now: float) -> dict[str, str]:
+        """Return what a person wants to know: step, epoch, age, size, metrics and writer, those that are known.
+
+        Args:
+            now: Seconds since the Epoch.
+        """
+        batches = f" + {count_text(self.batch, 'batch', 'batches')}" if self.batch else ""
+        facts = {
+            "step": str(self.step),
+            "epoch": "" if self.epoch is None else f"{self.epoch}{batches}",
+            "age": age_text(now - self.created_at) if self.created_at else "",
+            "size": size_text(self.size_bytes) if self.size_bytes else "",
+            "metrics": metrics_text(self.metrics),
+            "writer": "plain TensorFlow, unverified" if self.foreign else "",
+        }
+        return {name: text for name, text in facts.items() if text}
+
+    def brief(self, now: float) -> list[str]:
+        """Return the shortest of it, as in a sentence: ``step 1200``, ``2 min ago``, ``403 MB``.
+
+        Args:
+            now: Seconds since the Epoch.
+        """
+        return self._told(now, ("step", "age", "size"))
+
+    def _told(self, now: float, names: Iterable[str]) -> list[str]:
+        facts = self.facts(now)
+        return [_WORDS[name].format(facts[name]) for name in names if name in facts]
+
+    def __repr__(self) -> str:
+        return line("CheckpointRecord", self.prefix, self._told(time.time(), _WORDS))
+
+    def _repr_html_(self) -> str:
+        return table(self.prefix, list(self.facts(time.time()).items()))
 
 
 def split_number(name: str) -> tuple[str, int] | None:

@@ -22,7 +22,7 @@ from ckptkit.preservation import All
 from ckptkit.records import CheckpointRecord, split_number
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
-from ckptkit.verifying import Verification, Watch, is_for_others
+from ckptkit.verifying import Verification, is_for_others
 
 __all__ = ["Action", "Repair", "repair"]
 
@@ -57,7 +57,7 @@ class Repair:
     left: tuple[str, ...]
 
 
-def repair(store: Store, *, now: float, deep: bool = False, apply: bool = False, watch: Watch | None = None) -> Repair:
+def repair(store: Store, *, now: float, deep: bool = False, apply: bool = False) -> Repair:
     """Bring a directory back in order, or say what there is to do. A repair that was killed is done again.
 
     Args:
@@ -65,7 +65,6 @@ def repair(store: Store, *, now: float, deep: bool = False, apply: bool = False,
         now: Seconds since the Epoch.
         deep: Read every tensor, to find what is damaged inside.
         apply: Do it.
-        watch: As :class:`ckptkit.verifying.Verification` has it.
 
     Raises:
         CheckpointNotFoundError: There is nothing in the directory.
@@ -74,14 +73,14 @@ def repair(store: Store, *, now: float, deep: bool = False, apply: bool = False,
     if store.is_empty():  # not to leave a lock wherever somebody types
         raise CheckpointNotFoundError(f"no checkpoints in {store.directory}.")
     if not apply:
-        return _Repairer(store, now, deep, apply, watch).run()
+        return _Repairer(store, now, deep, apply).run()
     lock = store.lock(recover=False)  # looked at first: a replacement that is damaged must not be finished
     try:
         if not lock.is_first:
             raise DirectoryLockedError(
                 f"cannot repair {store.directory}: this very process writes checkpoints there. Close its manager first."
             )
-        return _Repairer(store, now, deep, apply, watch).run()
+        return _Repairer(store, now, deep, apply).run()
     finally:
         lock.release()
 
@@ -89,12 +88,11 @@ def repair(store: Store, *, now: float, deep: bool = False, apply: bool = False,
 class _Repairer:
     """One repair of one directory."""
 
-    def __init__(self, store: Store, now: float, deep: bool, apply: bool, watch: Watch | None) -> None:
+    def __init__(self, store: Store, now: float, deep: bool, apply: bool) -> None:
         self._store = store
         self._now = now
         self._deep = deep
         self._apply = apply
-        self._watch = watch
         self._actions: list[Action] = []
         self._left: list[str] = []
         self._going: set[str] = set()  # replacements that will be moved aside, or are already
@@ -199,7 +197,7 @@ class _Repairer:
         return name + MANIFEST not in files and any(abs(self._now - time) < _SETTLED_SECS for time in times)
 
     def _verification(self) -> Verification:
-        return Verification(self._store, deep=self._deep, watch=self._watch, ignoring=self._going)
+        return Verification(self._store, deep=self._deep, ignoring=self._going)
 
     def _from_directory(self, path: str) -> str:
         return os.path.relpath(path, self._store.directory)

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from ckptkit.cluster import cluster_of
-from ckptkit.which_keras import WRAPPERS
+from ckptkit.which_keras import unwrapped
 
 __all__ = [
     "common_key",
@@ -34,7 +34,6 @@ __all__ = [
     "reduction_of",
     "replica_count",
     "replicas_of",
-    "unwrapped",
 ]
 
 _PREFIX = "_CKPTKIT_REPLICA/"
@@ -101,8 +100,3 @@ def names_in(keys: Iterable[str]) -> dict[str, tuple[int, dict[int, str]]]:
         if match:
             found.setdefault(match[3], (int(match[2]), {}))[1][int(match[1])] = name
     return found
-
-
-def unwrapped(variable: Any) -> Any:
-    """Return TensorFlow's variable, whatever a Keras variable around it looks like."""
-    return variable.value if isinstance(variable, WRAPPERS) else variable

@@ -10,7 +10,7 @@ Values whose objects do not exist yet, because a Keras layer or optimizer is not
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ class Pending:
         self._waiting: dict[int, tuple[str, _Value]] = {}
         self._left_to_tensorflow: dict[int, str] = {}
         self._coordinator: Any = None
+        self._take_back: list[Callable[[], None]] = []
 
     def leftovers(self) -> list[str]:
         """Return the names of the values that no object has taken so far."""
@@ -81,6 +82,9 @@ class Pending:
                 raise CheckpointMismatchError(report(self._prefix, [difference], len(live)))
             value.put_into(variable)
             del self._waiting[node]
+        if not self._waiting:
+            for take_back in self._take_back:
+                take_back()
 
     def _wait(self, match: _Match, values: Mapping[str, _Value]) -> None:
         self._waiting = {node: (name, values[match.key(node)]) for node, name in match.until_built.items()}
@@ -89,8 +93,7 @@ class Pending:
         if rest is not None:
             self._coordinator = self._graph.assign_later(self._prefix, rest)
         if self._waiting:
-            for owner in match.unbuilt:
-                when_built(owner, self.settle)
+            self._take_back = [when_built(owner, self.settle) for owner in match.unbuilt]
 
 
 def restore(
@@ -99,6 +102,8 @@ def restore(
     *,
     strict: bool = True,
     foreign: bool = False,
+    only: Collection[str] | None = None,
+    but: Collection[str] = (),
     ready: Callable[[], None] = lambda: None,
 ) -> Pending:
     """Restore the objects of ``graph`` from a checkpoint, all of them or none.
@@ -110,6 +115,9 @@ def restore(
             False restores what fits and logs the rest.
         foreign: Whether plain TensorFlow wrote it, which does not save everything that Keras keeps: what it left out
             is logged and stays as it is.
+        only: Names of children of the root whose values are wanted: those that hang on others alone may stay where they
+            are. None for all.
+        but: Names of children that are not wanted, whatever they hang on.
         ready: Called when everything is read and fits, and before anything is assigned.
 
     Returns:
@@ -125,7 +133,7 @@ def restore(
             f"cannot restore {file.prefix}: it holds names and values but no object graph, as TF 1's Saver writes "
             "them.\nRestore it with tf.train.Checkpoint.restore once, and save it again."
         )
-    match = _Match(graph.live(), saved, file, foreign)
+    match = _Match(graph.live(), saved, file, foreign, only, but)
     match.report(strict)
     values = match.read(match.keys())
     ready()
@@ -202,7 +210,15 @@ class _Value:
 class _Match:
     """Saved nodes laid beside live objects, by walking both graphs from the root along the same names."""
 
-    def __init__(self, live: Sequence[Any], saved: ObjectGraph, file: CheckpointFile, foreign: bool) -> None:
+    def __init__(
+        self,
+        live: Sequence[Any],
+        saved: ObjectGraph,
+        file: CheckpointFile,
+        foreign: bool,
+        only: Collection[str] | None = None,
+        but: Collection[str] = (),
+    ) -> None:
         self._prefix = file.prefix
         self._file = file
         self.types = file.types
@@ -217,6 +233,8 @@ class _Match:
         self.left_out: list[str] = []  # live, and never saved by plain TensorFlow
         self.variables = 0
         self._foreign = foreign
+        self._only = only
+        self._but = but
         self._done: set[int] = set()  # saved nodes that TensorFlow need not look at
         self._pairs = _pair(live, saved)
         self.unbuilt = [live[at].trackable for at in self._pairs if is_unbuilt(live[at].trackable)]
@@ -326,7 +344,7 @@ class _Match:
 
     def _sort_leftovers(self) -> None:
         built_later, called_later = self._below(is_unbuilt), self._below(is_lazy)
-        paired = set(self._pairs.values())
+        paired, wanted = set(self._pairs.values()), self._wanted()
         for number, node in enumerate(self._saved.nodes):
             keys = [a.checkpoint_key for a in node.attributes if a.checkpoint_key in self.types]
             if number in paired or not keys:
@@ -336,7 +354,7 @@ class _Match:
                 self.until_called[number] = name
                 continue
             self._done.add(number)
-            if _is_optional(keys[0]):
+            if _is_optional(keys[0]) or number not in wanted:
                 continue
             if number in built_later:
                 self.until_built[number] = name
@@ -349,9 +367,26 @@ class _Match:
         queue = [saved for live, saved in self._pairs.items() if condition(self._live[live].trackable)]
         if queue:  # what TensorFlow does not see may be made then as well, and hangs on a child of the root
             queue.extend(c.node_id for c in self._saved.nodes[0].children if c.local_name == ADDITION)
+        return self._reached_from(queue)
+
+    def _wanted(self) -> set[int]:
+        """Return the saved nodes whose values have to find an object."""
+        if self._only is None:
+            return set(range(len(self._saved.nodes)))
+        wanted = []
+        for child in self._saved.nodes[0].children:
+            if child.local_name == ADDITION:  # its names begin with that of a child of the root
+                added = self._saved.nodes[child.node_id].children
+                wanted += [each.node_id for each in added if each.local_name.partition(":")[0] in self._only]
+            elif child.local_name in self._only:
+                wanted.append(child.node_id)
+        unwanted = {c.node_id for node in self._saved.nodes for c in node.children if c.local_name in self._but}
+        return self._reached_from(wanted, without=unwanted)
+
+    def _reached_from(self, queue: list[int], without: Collection[int] = ()) -> set[int]:
         below: set[int] = set()
         for number in queue:
-            if number not in below:
+            if number not in below and number not in without:
                 below.add(number)
                 queue.extend(child.node_id for child in self._saved.nodes[number].children)
                 queue.extend(slot.slot_variable_node_id for slot in self._saved.nodes[number].slot_variables)

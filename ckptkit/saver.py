@@ -50,6 +50,7 @@ class Saver:
         name: Stem of the file names.
         tolerance: How many failed saves are put up with.
         worker_timeout_secs: How long to wait for another worker of a cluster, None for as long as it takes.
+        verbose: 0 for no line in the log about what a save has cost.
 
     Attributes:
         writer: The background thread.
@@ -65,6 +66,7 @@ class Saver:
         name: str,
         tolerance: Tolerance,
         worker_timeout_secs: float | None,
+        verbose: int = 1,
     ) -> None:
         self.writer = BackgroundWriter()
         self.recorder = SaveRecorder()
@@ -75,6 +77,7 @@ class Saver:
         self._name = name
         self._tolerance = tolerance
         self._worker_timeout_secs = worker_timeout_secs
+        self._verbose = verbose
         self._session: Session | None = None
         self._follows = False
         self._refresh: Callable[[], None] = lambda: None
@@ -299,7 +302,7 @@ class Saver:
             self.recorder.settle()
         for cost in self.recorder.take_settled():
             name = f"{self._name}-{cost.step}"
-            level = logging.DEBUG if self.is_following else logging.INFO
+            level = logging.DEBUG if self.is_following or not self._verbose else logging.INFO
             _log.log(level, "%s", cost.line(os.path.join(self._store.directory, name)))
             spent = {"blocked_secs": cost.blocked_secs, "lost_secs": cost.lost_secs}
             self._store.history.note("cost", name=name, step=cost.step, **spent)

@@ -37,9 +37,9 @@ from ckptkit.errors import CheckpointDamagedError, CheckpointError
 from ckptkit.graph_watch import GraphWatch
 from ckptkit.held import Held, HeldValue
 from ckptkit.reading import CheckpointFile
-from ckptkit.replicas import is_distributed, name_of, reduction_of, replica_count, replicas_of, unwrapped
+from ckptkit.replicas import is_distributed, name_of, reduction_of, replica_count, replicas_of
 from ckptkit.untracked import untracked
-from ckptkit.which_keras import WRAPPERS
+from ckptkit.which_keras import WRAPPERS, unwrapped
 
 __all__ = [
     "ADDITION",
@@ -74,10 +74,8 @@ _POSITION = "_STATE"  # what TensorFlow calls an iterator's only value
 
 # A TrackableObjectGraph proto; generated classes are Any to a type checker.
 ObjectGraph: TypeAlias = Any
-_PLAIN_SERIALIZERS = (
-    *(wrapper._serialize_to_tensors for wrapper in WRAPPERS),
-    resource_variable_ops.BaseResourceVariable._serialize_to_tensors,
-)
+_PLAIN_SERIALIZER = resource_variable_ops.BaseResourceVariable._serialize_to_tensors
+_WRAPPERS_SERIALIZERS = tuple(wrapper._serialize_to_tensors for wrapper in WRAPPERS)
 # Whose value is in their replicas' variables, and nowhere else.
 _DISTRIBUTED = (distributed_values.MirroredVariable, distributed_values.SyncOnReadVariable)
 _new_graph = trackable_object_graph_pb2.TrackableObjectGraph
@@ -252,8 +250,8 @@ def read_extras(file: CheckpointFile) -> dict[str, tf.Tensor]:
 
 def resource_variable(trackable: Any) -> tf.Variable | None:
     """Return the resource variable behind a trackable, be it one or one a replica; None where there is none."""
-    value = trackable.value if isinstance(trackable, WRAPPERS) else trackable
-    return value if resource_variable_ops.is_resource_variable(value) else None
+    variable = unwrapped(trackable)
+    return variable if resource_variable_ops.is_resource_variable(variable) else None
 
 
 def is_variable(trackable: Any) -> bool:
@@ -263,6 +261,7 @@ def is_variable(trackable: Any) -> bool:
 
 def assign(variable: tf.Variable, value: tf.Tensor) -> None:
     """Assign a value that was read; on the host the variable takes over its memory, nothing is copied."""
+    variable = unwrapped(variable)
     if is_distributed(variable):
         variable.assign(value, read_value=False)  # reading one would ask all workers
     else:
@@ -434,8 +433,9 @@ def _plain_variable(trackable: Any) -> tf.Variable | None:
     variable = resource_variable(trackable)
     if variable is None:
         return None
-    serializers = [getattr(each._serialize_to_tensors, "__func__", None) for each in (trackable, variable)]
-    return variable if all(each in _PLAIN_SERIALIZERS for each in serializers) else None
+    inside, outside = (getattr(each._serialize_to_tensors, "__func__", None) for each in (variable, trackable))
+    is_plain = inside is _PLAIN_SERIALIZER and (trackable is variable or outside in _WRAPPERS_SERIALIZERS)
+    return variable if is_plain else None
 
 
 def _parts(owner: Any, key: str) -> Iterator[tuple[tf.Variable, str, str]]:

@@ -26,7 +26,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-__all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took", "size_text"]
+from ckptkit.readable import count_text, line, secs_text, size_text, table
+
+__all__ = ["SaveCost", "SaveRecorder", "SaveStats", "Took"]
 
 _USUAL_STEPS = 50
 _LAST_SAVES = 5  # whose costs tell what the next will cost
@@ -79,13 +81,13 @@ class SaveCost:
     def line(self, prefix: str) -> str:
         """Return the line for the log."""
         return (
-            f"saved {prefix}: {size_text(self.size_bytes)}, blocked {_secs_text(self.blocked_secs)}, "
-            f"lost {_secs_text(self.lost_secs)}, staged in {_secs_text(self.staged_secs)}, "
-            f"written in {_secs_text(self.written_secs)}, synced in {_secs_text(self.synced_secs)}"
+            f"saved {prefix}: {size_text(self.size_bytes)}, blocked {secs_text(self.blocked_secs)}, "
+            f"lost {secs_text(self.lost_secs)}, staged in {secs_text(self.staged_secs)}, "
+            f"written in {secs_text(self.written_secs)}, synced in {secs_text(self.synced_secs)}"
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SaveStats:
     """What the saves so far cost in all.
 
@@ -112,6 +114,19 @@ class SaveStats:
     written_secs: float = 0.0
     synced_secs: float = 0.0
     last: SaveCost | None = None
+
+    def __repr__(self) -> str:
+        told = [count_text(self.saves, "save"), size_text(self.bytes_written)]
+        told += [f"blocked {secs_text(self.blocked_secs)}", f"lost {secs_text(self.lost_secs)}"]
+        told += [f"{count} {word}" for count, word in ((self.skipped, "skipped"), (self.failed, "failed")) if count]
+        return line("SaveStats", "", told)
+
+    def _repr_html_(self) -> str:
+        headings = ("saves", "size", "blocked", "lost", "staged", "written", "synced")
+        rows = [_row(count_text(self.saves, "save"), self.bytes_written, self)]
+        if self.last is not None:
+            rows.append(_row(f"the last, of step {self.last.step}", self.last.size_bytes, self.last))
+        return table(f"{self.skipped} skipped, {self.failed} failed", rows, headings=headings)
 
 
 @dataclass(eq=False)
@@ -287,17 +302,9 @@ class SaveRecorder:
         return costs
 
 
-def size_text(size_bytes: float) -> str:
-    """Return a size as people read it, with three digits: ``403 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 999.5:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.3g} TB"
-
-
-def _secs_text(secs: float) -> str:
-    return f"{secs * 1000:.1f} ms" if secs < 0.00995 else f"{secs:.2f} s"
+def _row(name: str, size_bytes: int, took: SaveCost | SaveStats) -> tuple[str, ...]:
+    secs = (took.blocked_secs, took.lost_secs, took.staged_secs, took.written_secs, took.synced_secs)
+    return (name, size_text(size_bytes), *map(secs_text, secs))
 
 
 def _longer(boundaries: Iterable[float], save: _Save, usual: float) -> float:

@@ -27,6 +27,7 @@ from ckptkit.which_keras import (
     is_built,
     keras,
     seed_of,
+    unwrapped,
     variables_of,
 )
 
@@ -89,20 +90,29 @@ def is_lazy(owner: Any) -> bool:
     return isinstance(owner, tf.Module) and not isinstance(owner, (tf.Variable, *_OWNERS)) and not owner.variables
 
 
-def when_built(owner: Any, then: Callable[[], None]) -> None:
-    """Call ``then`` once, outside of any graph, as soon as an unbuilt Keras object is built."""
+def when_built(owner: Any, then: Callable[[], None]) -> Callable[[], None]:
+    """Call ``then`` once, outside of any graph, as soon as an unbuilt Keras object is built.
+
+    Returns:
+        Takes that back: Keras 2 builds a Sequential model without a call of its ``build()``.
+    """
     owner, name = builder_of(owner)
     build = getattr(owner, name)
 
     @functools.wraps(build)  # Keras looks at the function's attributes to see whether it is a default build()
     def build_and_tell(*args: Any, **kwargs: Any) -> Any:
         result = build(*args, **kwargs)
-        setattr(owner, name, build)
+        take_back()
         with tf.init_scope():
             then()
         return result
 
+    def take_back() -> None:
+        if getattr(owner, name) is build_and_tell:
+            setattr(owner, name, build)
+
     setattr(owner, name, build_and_tell)
+    return take_back
 
 
 class _Walk:
@@ -120,13 +130,13 @@ class _Walk:
                 continue
             self.seen[id(item)] = item
             if isinstance(item, WRAPPERS):
-                self.seen[id(item.value)] = item.value
+                self.seen[id(unwrapped(item))] = unwrapped(item)
             if isinstance(item, _OWNERS):
                 self.owners.append((item, at))
             queue.extend((child, _join(at, name)) for name, child in self._children_of(item).items())
 
     def has(self, variable: Any) -> bool:
-        return id(variable) in self.seen or (isinstance(variable, WRAPPERS) and id(variable.value) in self.seen)
+        return id(variable) in self.seen or id(unwrapped(variable)) in self.seen
 
 
 def _members(owner: Any) -> Iterator[tuple[str, Any]]:

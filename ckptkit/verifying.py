@@ -18,21 +18,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ckptkit.errors import CheckpointDamagedError, UnsupportedBundleError
 from ckptkit.listing import MANIFEST, DirectoryReader
+from ckptkit.progress import progress
 from ckptkit.records import CheckpointRecord, Manifest, ManifestError, NewerManifestError
 
 if TYPE_CHECKING:
     from ckptkit.bundle import Bundle
 
-__all__ = ["Verdict", "Verification", "Watch", "is_for_others"]
+__all__ = ["Verdict", "Verification", "is_for_others"]
 
 State: TypeAlias = Literal["ok", "damaged", "not checked", "unreadable"]
-Watch: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _THREADS = min(os.cpu_count() or 1, 8)
 _SHOWN = 5
@@ -64,8 +63,6 @@ class Verification:
     Args:
         reader: The directory.
         deep: Read every tensor, too.
-        watch: Called with a checkpoint's name and size in bytes before its tensors are read; while they are, what its
-            context gives is called with the number of bytes that were.
         ignoring: As :meth:`DirectoryReader.scan` has it.
     """
 
@@ -74,12 +71,10 @@ class Verification:
         reader: DirectoryReader,
         *,
         deep: bool = False,
-        watch: Watch | None = None,
         ignoring: Collection[str] = (),
     ) -> None:
         self._reader = reader
         self._deep = deep
-        self._watch = watch or _unwatched
         self._ignoring = ignoring
         self.listing = reader.scan(ignoring=ignoring)
         self.unlisted = reader.unlisted(self.listing)
@@ -170,8 +165,9 @@ class Verification:
             if manifest is not None:
                 _compare_tables(manifest, bundle)
             if self._deep:
-                with self._watch(record.name, record.size_bytes) as told:
-                    _read_all(bundle, meter.also(told))
+                told = f"verifying {record.name}", f"verified {record.prefix}"
+                with progress(*told, size_bytes=record.size_bytes) as work:
+                    _read_all(bundle, meter.also(work.advance))
         return "ok", "" if manifest is not None else self._what_is_not_known(record)
 
     def _what_is_not_known(self, record: CheckpointRecord) -> str:
@@ -214,10 +210,6 @@ class _Meter:
             told(size)
 
         return add
-
-
-def _unwatched(name: str, size_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda size: None)
 
 
 def _without_prefix(message: str, prefix: str) -> str:

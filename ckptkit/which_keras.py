@@ -41,6 +41,7 @@ if TYPE_CHECKING or not IS_LEGACY:
         set_global_seed,
         steps_of,
         tree,
+        unwrapped,
         variables_of,
     )
 else:
@@ -65,6 +66,7 @@ else:
         set_global_seed,
         steps_of,
         tree,
+        unwrapped,
         variables_of,
     )
 
@@ -90,5 +92,6 @@ __all__ = [
     "set_global_seed",
     "steps_of",
     "tree",
+    "unwrapped",
     "variables_of",
 ]

@@ -83,7 +83,7 @@ def digest(variables):
 def state_of(callback):
     """Return what a callback remembers and has written: whatever is plain, as text."""
     plain = (bool, int, float, str, type(None), np.generic, list)
-    lazy = ("monitor_op", "min_delta")  # set up once a process, when they are needed
+    lazy = ("monitor_op", "min_delta", "_write_filepath")  # set up once a process, when they are needed
     state = {name: value for name, value in vars(callback).items() if isinstance(value, plain) and name not in lazy}
     if state.get("best_weights") is not None:
         state["best_weights"] = digest(state["best_weights"])

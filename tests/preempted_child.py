@@ -11,14 +11,14 @@ import signal
 import sys
 import time
 
-import keras
 import tensorflow as tf
 
 import ckptkit
 from ckptkit import finished_fits
+from ckptkit.which_keras import IS_LEGACY, keras, variables_of
 from tests import exact_cases
 from tests.exact_cases import BATCH, EPOCHS, STEPS, arrays, dataset, dense
-from tests.exact_child import digest, newest_step
+from tests.exact_child import all_of, digest, newest_step
 
 SAVE_FREQ = 4
 LONGEST = 0.15  # seconds that a signal waits for, about what it takes to train
@@ -65,7 +65,7 @@ class Fit:
         self.model, self.data = dense(), arrays()
         self.options = {"batch_size": BATCH, "verbose": 0, "validation_data": self.data}
         self.model.fit(*self.data, **self.options)
-        self.objects = [self.model, self.model.optimizer]
+        self.variables = [*all_of(self.model), *variables_of(self.model.optimizer)]
 
     def run(self, directory, life):
         callback = ckptkit.TrainingCheckpoint(directory, save_freq=SAVE_FREQ)
@@ -80,7 +80,7 @@ class Loop:
     def __init__(self):
         self.script = exact_cases.loop(graph=True, dataset=None)
         self.total = self.script.more["total"]
-        self.objects = [self.script.model, self.script.optimizer]
+        self.variables = [*all_of(self.script.model), *variables_of(self.script.optimizer)]
 
     def run(self, directory, life):
         script, losses = self.script, tf.Variable(tf.zeros(EPOCHS))
@@ -112,15 +112,17 @@ def train(folder, kind, tell):
         life.signals.append(life.phase if is_watched else "before or after the run")
 
     signal.signal(signal.SIGTERM, handle)
+    if IS_LEGACY:
+        keras.backend.experimental.enable_tf_random_generator()
     script = {"fit": Fit, "loop": Loop}[kind]()
-    begun_with = [(variable, variable.numpy()) for each in script.objects for variable in each.variables]
+    begun_with = [(variable, variable.numpy()) for variable in script.variables]
     number = 0
     while True:
         directory = os.path.join(folder, str(number))
         keras.utils.set_random_seed(7)
         finished_fits.forget()
         for variable, value in begun_with:
-            variable.assign(value * 0 if variable.name == "iteration" else value)
+            variable.assign(value * 0 if variable.name.startswith("iteration") else value)
         life = Life(tell)
         tell("begins")
         try:
@@ -135,7 +137,7 @@ def train(folder, kind, tell):
 
 
 def main(folder, kind, count, seed):
-    """Print what each life came to: one that is left alone, and as many as it takes until so many were told to end."""
+    """Print what each life came to: as many as it takes until so many were told to end, between two left alone."""
     chosen = random.Random(int(seed))
     told, tell = os.pipe()
     child = os.fork()
@@ -144,7 +146,7 @@ def main(folder, kind, count, seed):
     os.close(tell)
     ended = []
     with os.fdopen(told) as lines:
-        next(line for line in lines if "steps" in line)
+        ended.append(json.loads(next(line for line in lines if "steps" in line)))
         while sum("step" in each for each in ended) < int(count):
             until = "begins" if chosen.random() < 0.2 else "training"
             line = next(line for line in lines if until in line or "steps" in line)
@@ -154,6 +156,7 @@ def main(folder, kind, count, seed):
                     os.kill(child, signal.SIGTERM)
                 line = next(line for line in lines if "steps" in line)
             ended.append(json.loads(line))
+        ended.append(json.loads(next(line for line in lines if "steps" in line)))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     print(json.dumps(ended))

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ from ckptkit import artifacts, randomness
 from ckptkit.export import facts, formats, keras_archive, saved_model, verification
 from ckptkit.export.compiled import is_compiled
 from ckptkit.which_keras import IS_LEGACY, NAME, keras
+from tests.screen import Screen
 
 only_keras_3 = pytest.mark.skipif(IS_LEGACY, reason="Keras 2 has no such thing")
 
@@ -850,3 +853,76 @@ def test_facts_that_are_too_deep_cannot_be_read(tmp_path):
     (tmp_path / "model.keras.ckptkit.json").write_text("[" * 100_000)
     with pytest.raises(ckptkit.ArtifactError, match=r"model\.keras\.ckptkit\.json cannot be read: .*recursion"):
         facts.read(str(tmp_path / "model.keras"))
+
+
+# What a person sees ---------------------------------------------------------------------------------------------------
+
+
+def lines_in(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+
+
+@pytest.mark.parametrize("kind", core_of(["keras", "weights", "json"], "weights"))
+def test_what_was_saved_or_loaded_has_a_line_in_the_log_and_silence_has_none(here, model, kind, caplog):
+    caplog.set_level(logging.INFO, "ckptkit")
+    again = {"keras": ckptkit.load_model, "weights": lambda *a, **b: ckptkit.load_weights(model, *a, **b)}.get(kind)
+    path = PATHS[kind]
+    save(model, kind, verify=False, verbose=0, overwrite=True)
+    if again is not None:
+        again(path, verbose=0)
+    assert lines_in(caplog) == []
+    save(model, kind, verify=False, overwrite=True)
+    if again is not None:
+        again(path)
+    said, *loaded = lines_in(caplog)
+    assert re.fullmatch(rf"saved {path}: [0-9.]+ k?B in [0-9.]+ m?s", said)
+    assert [re.sub(" in .*", "", line) for line in loaded] == [said.replace("saved", "loaded").split(" in ")[0]] * bool(
+        again
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: ckptkit.save_model(model, "a.keras", verbose=2),
+        lambda model: ckptkit.save_weights(model, "a.weights.h5", verbose=2),
+        lambda model: ckptkit.save_architecture(model, "a.json", verbose=2),
+        lambda model: ckptkit.publish_version(model, "serving", verbose=2),
+        lambda model: ckptkit.load_model("a.keras", verbose=2),
+        lambda model: ckptkit.load_weights(model, "a.weights.h5", verbose=2),
+    ],
+    ids=["save_model", "save_weights", "save_architecture", "publish_version", "load_model", "load_weights"],
+)
+def test_more_than_1_is_nowhere_to_be_heard_and_nothing_is_done(here, model, call):
+    with pytest.raises(ValueError, match=r"^verbose must be 0 or 1, got 2"):
+        call(model)
+    assert os.listdir() == []
+
+
+def test_a_version_is_told_by_its_number_and_each_step_is_shown(here, model, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "ckptkit")
+    monkeypatch.setenv("TERM", "xterm")
+
+    def write(model, folder, kinds, notes, verify, signature, step, *, is_version):
+        step("writing saved_model")
+        os.makedirs(folder)
+        (pathlib.Path(folder) / "saved_model.pb").write_bytes(b"graph")
+        return {"files": facts.files_of(folder)}
+
+    monkeypatch.setattr(artifacts, "write_all", write)
+    with Screen() as screen:
+        assert ckptkit.publish_version(model, "serving", version=7) == 7
+    assert ckptkit.publish_version(model, "serving", verbose=0) == 8
+    assert "publishing serving" in screen.text
+    assert "writing saved_model" in screen.text
+    (line,) = lines_in(caplog)
+    assert line.startswith("published version 7 of serving: 5 B in ")
+
+
+def test_the_size_of_a_saved_model_is_that_of_all_its_files_and_of_any_other_folder_not_known(here):
+    os.makedirs("folder/variables")
+    (here / "folder/variables/data").write_bytes(b"1234")
+    assert facts.size_at("folder") == facts.size_at("nowhere") == 0
+    (here / "folder/saved_model.pb").write_bytes(b"12")
+    assert facts.size_at("folder") == 6
+    assert facts.size_at("folder/variables/data") == 4

@@ -430,6 +430,42 @@ def test_a_check_reads_every_byte_of_every_kind_and_keeps_none(tmp_path):
                 path.write_bytes(content)
 
 
+@pytest.mark.parametrize("name", [*FIXED, "string"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_pieces_of_a_tensor_are_the_tensor(name, shape, tmp_path):
+    values = some(name, shape)
+    with BundleWriter(tmp_path / "x") as writer:
+        writer.add("x", values, dtype=name)
+    with Bundle(tmp_path / "x") as bundle:
+        told = []
+        pieces = [piece.copy() for piece in bundle.pieces(bundle.entries["x"], 5, told.append)]
+        assert sum(told) == bundle.entries["x"].size_bytes
+    assert [len(piece) for piece in pieces[:-1]] == [5] * (len(pieces) - 1)
+    assert raw(np.concatenate([values.reshape(-1)[:0], *pieces])) == raw(values.reshape(-1))
+
+
+def test_the_pieces_of_a_tensor_in_slices_are_the_whole_one(tmp_path):
+    values = np.arange(12.0).reshape(4, 3)
+    with BundleWriter(tmp_path / "x") as writer:
+        writer.add("x", values[2:], "4 3 2,2:-")
+        writer.add("x", values[:2], "4 3 0,2:-")
+    with Bundle(tmp_path / "x") as bundle:
+        assert [list(piece) for piece in bundle.pieces(bundle.entries["x"], 7)] == [
+            list(range(7)),
+            list(range(7, 12)),
+        ]
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-1] + b"?", lambda data: data[:-8]], ids=["altered", "cut short"])
+def test_the_pieces_of_a_damaged_tensor_end_in_an_error(tmp_path, spoil):
+    with BundleWriter(tmp_path / "x") as writer:
+        writer.add("x", np.arange(12.0))
+    shard = tmp_path / "x.data-00000-of-00001"
+    shard.write_bytes(spoil(shard.read_bytes()))
+    with Bundle(tmp_path / "x") as bundle, pytest.raises(CheckpointDamagedError, match="tensor 'x'"):
+        list(bundle.pieces(bundle.entries["x"], 5))
+
+
 # Damage --------------------------------------------------------------------------------------------------------------
 
 

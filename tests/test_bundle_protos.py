@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from tensorflow.core.protobuf import tensor_bundle_pb2 as theirs
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from ckptkit.bundle_protos import BundleEntry, Header
+from ckptkit.bundle_protos import BundleEntry, Header, ObjectGraph
 
 
 def fill(entry):
@@ -43,6 +44,16 @@ def test_fields_that_we_do_not_know_are_passed_over():
     entry = theirs.BundleEntryProto(dtype=1)
     entry.shape.dim.add(size=2, name="batch")
     assert BundleEntry.FromString(entry.SerializeToString()).shape.dim[0].size == 2
+
+
+def test_a_graph_of_objects_of_theirs_says_what_variables_are_called():
+    graph = TrackableObjectGraph()
+    graph.nodes.add().children.add(node_id=1, local_name="model")
+    node = graph.nodes.add()
+    node.attributes.add(name="VARIABLE_VALUE", full_name="dense/kernel", checkpoint_key="model/kernel")
+    node.slot_variables.add(original_variable_node_id=1, slot_name="m", slot_variable_node_id=1)
+    (value,) = ObjectGraph.FromString(graph.SerializeToString()).nodes[1].attributes
+    assert (value.full_name, value.checkpoint_key) == (b"dense/kernel", b"model/kernel")
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import glob
-import io
 import json
 import math
 import os
@@ -17,13 +16,14 @@ import sys
 
 import pytest
 
-from ckptkit import cli, stats
+from ckptkit import cli, progress, readable
 from ckptkit.checksums import crc32c
-from ckptkit.cli import bar
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
 from ckptkit.store import Store
 from tests import checkpoint_dirs
+from tests.conftest import ROOT
+from tests.screen import Screen
 
 NOW = 1_000_000.0
 
@@ -84,8 +84,8 @@ def test_ls_prints_a_line_for_each_checkpoint_oldest_first(directory, capsys):
     save(directory, 1200, epoch=1, batch=400, age=5.0, size_bytes=999)
     assert cli.main(["ls", directory]) == 0
     assert rows(capsys) == [
-        ["ckpt-800", "800", "1", "2 h", "2.5 MB", "loss 0.5123  val_loss 0.6"],
-        ["ckpt-1200 (latest)", "1200", "1 + 400 batches", "5 s", "999 B", ""],
+        ["ckpt-800", "800", "1", "2 h", "2.5 MB", "loss 0.5123  val_loss 0.6", "unknown"],
+        ["ckpt-1200 (latest)", "1200", "1 + 400 batches", "5 s", "999 B", "", "unknown"],
     ]
 
 
@@ -99,6 +99,7 @@ def test_ls_heads_its_table(directory, capsys):
         "age",
         "size",
         "metrics",
+        "kept",
     ]
 
 
@@ -132,7 +133,8 @@ def test_a_size_is_told_in_the_largest_unit_that_fits(directory, capsys, size_by
 def test_a_checkpoint_that_plain_tensorflow_wrote_is_told_to_be_unverified(directory, capsys):
     save_foreign(directory, 3)
     assert cli.main(["ls", directory]) == 0
-    assert rows(capsys)[0][0::5] == ["ckpt-3 (latest)", "written by plain TensorFlow, unverified"]
+    row = rows(capsys)[0]
+    assert (row[0], *row[5:]) == ("ckpt-3 (latest)", "written by plain TensorFlow, unverified", "unknown")
 
 
 def test_a_name_is_printed_as_it_is_whatever_is_in_it(directory, capsys):
@@ -159,7 +161,34 @@ def test_a_time_without_end_is_told_and_is_no_broken_json(directory, capsys):
     assert cli.main(["ls", directory]) == 0
     assert rows(capsys)[0][3] == "inf d"
     assert cli.main(["ls", "--json", directory]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["created_at"] == "-Infinity"
+    assert json.loads(capsys.readouterr().out)["checkpoints"][0]["created_at"] == "-Infinity"
+
+
+def test_the_best_is_marked_and_why_each_is_kept_is_told(directory, capsys):
+    config = {"training_checkpoint": {"max_to_keep": 1, "monitor": "loss", "mode": "min", "preservation_policy": None}}
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0)):
+        save(directory, step, metrics={"loss": loss}, config=config)
+    assert cli.main(["ls", directory]) == 0
+    assert [(row[0], row[-1]) for row in rows(capsys)] == [
+        ("ckpt-1", "no more: the next save deletes it"),
+        ("ckpt-2 (best)", "best loss"),
+        ("ckpt-3 (latest)", "latest 1"),
+    ]
+    cli.main(["ls", "--json", directory])
+    found = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [(each["is_best"], each["is_latest"], each["kept"]) for each in found] == [
+        (False, False, []),
+        (True, False, ["best loss"]),
+        (False, True, ["latest 1"]),
+    ]
+
+
+def test_what_is_no_terminal_gets_a_row_a_line_however_long(directory, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS")
+    save(directory, 1, metrics={f"metric_{at}": 0.5 for at in range(60)})
+    assert cli.main(["ls", directory]) == 0
+    (row,) = rows(capsys)
+    assert row[5].count("metric_") == 60
 
 
 def test_a_metric_that_is_no_number_is_told_so(directory, capsys):
@@ -175,8 +204,14 @@ def test_json_holds_everything_that_is_known_of_each_checkpoint(directory, capsy
     facts = {"best": {"loss": 0.25}, "config": {"max_to_keep": 3}, "found_damaged": {"ckpt-5": 2}}
     save(directory, 7, epoch=1, batch=2, metrics={"loss": 0.5}, age=60.0, **facts)
     assert cli.main(["ls", "--json", directory]) == 0
-    assert json.loads(capsys.readouterr().out) == [
+    found = json.loads(capsys.readouterr().out)
+    assert found["damaged"] == {}
+    assert found["checkpoints"] == [
         {
+            "name": "ckpt-7",
+            "is_latest": True,
+            "is_best": False,
+            "kept": ["unknown"],
             "prefix": os.path.join(directory, "ckpt-7"),
             "step": 7,
             "epoch": 1,
@@ -202,6 +237,81 @@ def test_json_is_json_even_where_a_metric_is_not_a_number(directory, capsys):
     json.loads(capsys.readouterr().out, parse_constant=refuse)
 
 
+# As it goes on -----------------------------------------------------------------------------------------------------
+
+
+def follow(monkeypatch, *steps):
+    """Let each look of ``ls --follow`` be followed by what a step does; after the last one a person has seen enough."""
+    todo = list(steps)
+
+    def sleep(secs):
+        assert secs == 5.0
+        if not todo:
+            raise KeyboardInterrupt
+        todo.pop(0)()
+
+    monkeypatch.setattr("ckptkit.cli.ls.time.sleep", sleep)
+
+
+def test_follow_prints_a_line_for_each_change_and_ends_with_ctrl_c(directory, capsys, monkeypatch):
+    save(directory, 1, epoch=2, metrics={"loss": 0.5})
+    store = Store(directory)
+    follow(
+        monkeypatch,
+        lambda: None,
+        lambda: save(directory, 2),
+        lambda: store.delete(*store.scan().records[:1]),
+        lambda: damage(directory, 2),
+    )
+    assert cli.main(["ls", "--follow", "--interval", "5", directory]) == 0
+    assert capsys.readouterr() == (
+        "ckpt-1: step 1, epoch 2, 0 s old, 10 B, loss 0.5, kept: unknown\n"
+        "ckpt-2: step 2, 0 s old, 10 B, kept: unknown\n"
+        "ckpt-1: gone\n"
+        "ckpt-2 is damaged: ckpt-2.index has 5 bytes, manifest says 1\n",
+        "",
+    )
+
+
+def test_follow_prints_json_a_line_a_change(directory, capsys, monkeypatch):
+    store = Store(directory)
+    follow(
+        monkeypatch,
+        lambda: save(directory, 1, metrics={"loss": math.nan}),
+        lambda: save(directory, 2),
+        lambda: store.delete(*store.scan().records[:1]),
+        lambda: damage(directory, 2),
+    )
+    assert cli.main(["ls", "--follow", "--json", "--interval", "5", directory]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["event"], each["name"]) for each in lines] == [
+        ("saved", "ckpt-1"),
+        ("saved", "ckpt-2"),
+        ("gone", "ckpt-1"),
+        ("damaged", "ckpt-2"),
+    ]
+    assert lines[0]["metrics"] == {"loss": "NaN"}
+    assert lines[3]["reason"] == "ckpt-2.index has 5 bytes, manifest says 1"
+
+
+def test_follow_tells_a_checkpoint_that_was_saved_again(directory, capsys, monkeypatch):
+    save(directory, 1)
+    follow(monkeypatch, lambda: save(directory, 1, size_bytes=20, sequence=2))
+    cli.main(["ls", "--follow", "--interval", "5", directory])
+    assert [line.split(", ")[2] for line in capsys.readouterr().out.splitlines()] == ["10 B", "20 B"]
+
+
+def test_follow_shows_one_table_on_a_terminal_and_ends_with_ctrl_c(directory, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    follow(monkeypatch, lambda: save(directory, 1), lambda: damage(directory, 1))
+    with Screen("stdout") as screen:
+        code = cli.main(["ls", "--follow", "--interval", "5", directory])
+    shown = screen.text
+    assert code == 0
+    assert shown.index("no checkpoints in") < shown.index("ckpt-1 (latest)") < shown.index("ckpt-1 is damaged: ")
+    assert "\x1b[1A\x1b[2K" in shown  # up again, over what was there
+
+
 # Problems ----------------------------------------------------------------------------------------------------------
 
 
@@ -213,8 +323,13 @@ def test_damage_is_told_beside_what_is_good_and_makes_the_exit_code_one(director
     assert cli.main(["ls", directory, *options]) == 1
     out, err = capsys.readouterr()
     assert err == "ckpt-2 is damaged: ckpt-2.index has 5 bytes, manifest says 1\n"
-    assert "ckpt-1" in out
-    assert "ckpt-2" not in out
+    if options:
+        found = json.loads(out)
+        assert [each["name"] for each in found["checkpoints"]] == ["ckpt-1"]
+        assert found["damaged"] == {"ckpt-2": "ckpt-2.index has 5 bytes, manifest says 1"}
+    else:
+        assert "ckpt-1" in out
+        assert "ckpt-2" not in out
 
 
 def test_a_directory_with_nothing_but_damage_has_no_table(directory, capsys):
@@ -235,9 +350,9 @@ def test_a_directory_without_checkpoints_is_told_and_makes_the_exit_code_one(dir
     assert os.path.exists(directory) is exists
 
 
-def test_json_of_a_directory_without_checkpoints_is_an_empty_list(directory, capsys):
+def test_json_of_a_directory_without_checkpoints_is_json_as_well(directory, capsys):
     assert cli.main(["ls", directory, "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == []
+    assert json.loads(capsys.readouterr().out) == {"checkpoints": [], "damaged": {}}
 
 
 def test_a_file_in_place_of_a_directory_is_told_without_a_traceback(tmp_path, capsys):
@@ -253,7 +368,20 @@ def test_a_file_in_place_of_a_directory_is_told_without_a_traceback(tmp_path, ca
         (["ls"], "the following arguments are required: DIR"),
         (["list", "runs"], "invalid choice: 'list'"),
         (["ls", "runs", "more"], "unrecognized arguments: more"),
-        (["ls", "runs", "--yaml"], "unrecognized arguments: --yaml"),
+        (["ls", "runs", "--yaml"], "unrecognized arguments: --yaml\n"),
+        (["lst", "runs"], "Did you mean 'ls'?"),
+        (["verify", "runs", "--dep"], "unrecognized arguments: --dep\nDid you mean '--deep'?"),
+        (["prune", "runs", "--keep-last=3"], "Did you mean '--keep-latest'?"),
+        (["repair", "runs", "--y"], "unrecognized arguments: --y\n"),
+        (["ls", "runs", "--fol"], "unrecognized arguments: --fol\n"),
+        (["prune", "runs", "--mode", "mn"], "invalid choice: 'mn' (choose from 'min', 'max')\nDid you mean 'min'?"),
+        (["ls", "runs", "--\x1b[2J"], "unrecognized arguments: --\\x1b[2J"),
+        (["ls", "runs", "--interval", "0"], "--interval: it takes a number of seconds of more than 0, got '0'"),
+        (["ls", "runs", "--interval", "soon"], "--interval: it takes a number of seconds of more than 0, got 'soon'"),
+        (["ls", "runs", "--interval", "nan"], "it takes a number of seconds of more than 0, got 'nan'"),
+        (["diff", "a", "b", "--limit", "0"], "--limit: it takes a whole number of at least 1, got '0'"),
+        (["diff", "a", "b", "--limit", "-3"], "--limit: it takes a whole number of at least 1, got '-3'"),
+        (["prune", "runs", "--steps", "1,b"], "--steps: it takes step numbers with commas between them, got '1,b'"),
         (["verify"], "the following arguments are required: DIR"),
         (["repair", "runs", "more"], "unrecognized arguments: more"),
     ],
@@ -266,12 +394,17 @@ def test_wrong_usage_is_told_and_makes_the_exit_code_two(capsys, arguments, mess
     assert out == ""
     assert err.startswith("usage: ckptkit")
     assert message in err
+    assert "\x1b" not in err
 
 
 @pytest.mark.parametrize(
     ("command", "example"),
     [
         ("ls", "ckptkit ls runs/digits"),
+        ("show", "ckptkit show --tensors 'dense*' runs/digits/ckpt-1200"),
+        ("diff", "ckptkit diff runs/digits/ckpt-800 runs/digits/ckpt-1200"),
+        ("prune", "ckptkit prune --keep-latest 3 --keep-best 2 --monitor val_loss --mode min runs/digits"),
+        ("export", "ckptkit export runs/digits --which best --model my_module:build_model -o export/digits.keras"),
         ("verify", "ckptkit verify --deep runs/digits/ckpt-1200"),
         ("repair", "ckptkit repair --yes runs/digits"),
     ],
@@ -279,13 +412,13 @@ def test_wrong_usage_is_told_and_makes_the_exit_code_two(capsys, arguments, mess
 def test_help_ends_with_an_example(capsys, command, example):
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main([command, "--help"])
-    assert capsys.readouterr().out.endswith(f"example: {example}\n")
+    assert f"example: {example}" in capsys.readouterr().out
 
 
 def test_help_says_what_the_exit_codes_mean(capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["--help"])
-    assert capsys.readouterr().out.endswith("exit codes: 0 fine, 1 problems found, 2 wrong usage\n")
+    assert "exit codes: 0 fine, 1 problems found, 2 wrong usage; example: ckptkit ls" in capsys.readouterr().out
 
 
 # verify ------------------------------------------------------------------------------------------------------------
@@ -311,7 +444,7 @@ def test_verify_prints_a_line_for_each_checkpoint(real, capsys):
     assert cli.main(["verify", "--deep", real]) == 0
     out, err = capsys.readouterr()
     assert [line.split() for line in out.splitlines()] == [
-        [name, "ok", *stats.size_text(size_of(real, name)).split(), "read"] for name in ("ckpt-1", "ckpt-2")
+        [name, "ok", *readable.size_text(size_of(real, name)).split(), "read"] for name in ("ckpt-1", "ckpt-2")
     ]
     assert err == ""
 
@@ -404,25 +537,16 @@ def test_colours_are_for_terminals_alone(real, capsys, monkeypatch):
     assert "\x1b[32mok" in capsys.readouterr().out
 
 
-class Terminal(io.StringIO):
-    """A standard error that somebody looks at."""
-
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(
-    ("stream", "least", "shown"),
-    [(Terminal, 0, True), (Terminal, 10**9, False), (io.StringIO, 0, False)],
-    ids=["terminal", "small", "file"],
-)
-def test_a_bar_is_shown_for_what_is_large_where_somebody_looks_on(real, capsys, monkeypatch, stream, least, shown):
-    monkeypatch.setattr(bar, "_WORTH_A_BAR", least)
+@pytest.mark.parametrize("command", [["verify", "--deep"], ["repair", "--deep"]], ids=" ".join)
+def test_a_deep_look_at_what_is_large_shows_a_bar_where_somebody_looks_on(real, capsys, monkeypatch, command):
+    monkeypatch.setattr(progress, "_WORTH_A_BAR", 0)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", stream())
-    assert cli.main(["verify", "--deep", real]) == 0
-    assert ("ckpt-2" in sys.stderr.getvalue()) is shown
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["ok", "ok"]
+    with Screen() as screen:
+        assert cli.main([*command, real]) == 0
+    assert "verifying ckpt-2" in screen.text
+    assert "\x1b" not in capsys.readouterr().out
+    assert cli.main([*command, real]) == 0
+    assert capsys.readouterr().err == ""
 
 
 # repair ------------------------------------------------------------------------------------------------------------
@@ -500,6 +624,46 @@ def test_a_file_in_place_of_a_directory_is_told_by_every_command(tmp_path, capsy
 # The process -------------------------------------------------------------------------------------------------------
 
 
+def test_no_color_is_respected(real, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    cli.main(["verify", real])
+    assert "\x1b[32m" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["show", "--tensors", "*"], ["prune", "--keep-latest", "1"]])
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_names_do_nothing_to_a_terminal_whatever_is_printed(directory, capsys, arguments, options):
+    name = "[bold]\n\x1b[2J-1"
+    config = {"checkpoint_manager": {"note": "\x1b[2J\n\x9b\u202e"}, "\x1b": {}}
+    checkpoint_dirs.save(directory, 1, stem=name.removesuffix("-1"), metrics={"\x1b[2J": 1.0}, config=config)
+    assert cli.main([*arguments, *options, directory]) == 0
+    out, err = capsys.readouterr()
+    assert not {"\x1b", "\x9b", "\u202e"} & set(out + err)
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(real, capsys, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ckptkit.listing.DirectoryReader.scan", interrupt)
+    assert cli.main(["ls", real]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["show"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough_gets_no_traceback(real, arguments):
+    command = [sys.executable, "-m", "ckptkit", *arguments, real]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, env=environment, cwd=ROOT
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_ls_leaves_the_directory_as_it_was(directory, capsys):
     save(directory, 1)
     with open(os.path.join(directory, "checkpoint"), "w") as file:
@@ -517,6 +681,11 @@ def test_ls_leaves_the_directory_as_it_was(directory, capsys):
         (["ls"], []),
         (["verify"], []),
         (["repair"], []),
+        (["prune", "--dry-run", "--keep-latest", "2"], []),
+        (["prune", "--yes", "--keep-latest", "2"], []),
+        (["show"], ["numpy"]),
+        (["show", "--tensors", "*"], ["numpy"]),
+        (["diff", "ckpt-1"], ["numpy"]),
         (["verify", "--deep"], ["numpy"]),
         (["repair", "--deep", "--yes"], ["numpy"]),
     ],
@@ -536,9 +705,11 @@ print(f"exit code {code}, brought in {sorted(heavy)}")
         text=True,
         timeout=60,
         check=True,
+        cwd=real,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert done.stdout.splitlines()[-1] == f"exit code 0, brought in {heavy}"
-    assert arguments[0] == "repair" or "ckpt-1" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"exit code {int(arguments[0] == 'diff')}, brought in {heavy}"
+    assert arguments[0] in ("repair", "show", "diff") or "ckpt-1" in done.stdout
 
 
 def test_python_m_ckptkit_is_ckptkit(directory, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptkit.combinators import Combinable, Combined
+from ckptkit.combinators import Combinable, Combined, alternatives
 
 
 class Word(Combinable):
@@ -134,3 +134,17 @@ def test_a_subclass_of_a_users_own_combines_as_well():
 def test_a_combination_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError, match="parts"):
         (A | B).parts = ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "parts"),
+    [
+        (Letter("a"), [Letter("a")]),
+        (Letter("a") | Letter("b") | Letter("c"), [Letter("a"), Letter("b"), Letter("c")]),
+        (Letter("a") & Letter("b"), [Letter("a") & Letter("b")]),
+        (Letter("a") | (Letter("b") & Letter("c")), [Letter("a"), Letter("b") & Letter("c")]),
+    ],
+    ids=repr,
+)
+def test_the_parts_of_a_union_are_the_alternatives(policy, parts):
+    assert alternatives(policy) == parts

@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit import finished_fits
+from ckptkit import completion, finished_fits
 from ckptkit.export import facts, formats, hdf5, names, publishing, saved_model
 from ckptkit.preservation import Best
 from ckptkit.which_keras import keras
+from tests.screen import Screen
 from tests.test_callbacks import BreakOff, BreaksOff, X, everything, fit, sequential, subclassed
 
 pytestmark = pytest.mark.slow
@@ -357,3 +360,50 @@ def test_the_best_is_not_exported_if_there_is_none(paths):
     with pytest.raises(ckptkit.ExportError, match="no checkpoint has a value to rank by, it was NaN or missing"):
         fit(sequential(), NotANumber(), training, ckptkit.ExportOnCompletion(export, which="best"))
     assert not os.path.exists(export)
+
+
+# What a person sees ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("versions", [None, 2], ids=["folder", "versions"])
+def test_an_export_shows_its_steps_has_one_line_in_the_log_and_none_where_it_is_to_be_silent(
+    paths, monkeypatch, caplog, versions
+):
+    def write(model, folder, kinds, made, verify, signature, step, *, is_version):
+        step("writing saved_model")
+        os.makedirs(folder)
+        with open(os.path.join(folder, "saved_model.pb"), "wb") as file:
+            file.write(b"graph")
+        if is_version:
+            facts.write(facts.place_of(folder), made)
+        return {**made, "files": facts.files_of(folder)}
+
+    run, export = paths
+    caplog.set_level("INFO", "ckptkit")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(completion, "write_all", write)
+
+    def lines_of(**options):
+        caplog.clear()
+        finished_fits.forget()
+        ours = ckptkit.ExportOnCompletion(export, formats=["saved_model"], versions=versions, **options)
+        fit(model, ckptkit.TrainingCheckpoint(run, verbose=0), ours, epochs=1)
+        return [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+
+    model = sequential()
+    with Screen() as screen:
+        (line,) = lines_of()
+    assert "exporting export" in screen.text
+    assert "writing saved_model" in screen.text
+    done = f"published version 1 of {export}" if versions else f"exported saved_model to {export}"
+    assert line.startswith(f"{done}: 5 B in ")
+    assert lines_of() == [f"{export} is there already, made from step 10 of this run."]
+    assert lines_of(verbose=0) == []
+    shutil.rmtree(export)
+    assert lines_of(verbose=0) == []
+    assert os.path.exists(export)
+    shutil.rmtree(export)
+    another = SimpleNamespace(is_chief=False, told=lambda value: value, failed=lambda fine: [])
+    monkeypatch.setattr(completion, "cluster_of", lambda objects: another)
+    assert lines_of() == []  # the chief says so

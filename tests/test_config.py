@@ -51,6 +51,7 @@ trouble = {
     "max_save_errors": st.none() | counts,
     "worker_timeout_secs": st.none() | st.floats(0.001, 1e9),
     "tensorboard_dir": st.none() | texts,
+    "verbose": st.sampled_from([0, 1]),
 }
 managers = st.builds(
     CheckpointManagerOptions,
@@ -97,6 +98,7 @@ exports = st.builds(
     which=st.sampled_from(["final", "best"]),
     overwrite=st.booleans(),
     verify=st.booleans(),
+    verbose=st.sampled_from([0, 1]),
 )
 configs = (
     st.tuples(st.none() | managers, st.none() | trainings, st.lists(exports, max_size=2))
@@ -228,6 +230,7 @@ def test_anchors_and_merges_work_between_sections(read):
         ("max_save_errors: 1:30", "YAML reads 1:30 as 90: write 90"),
         ("durable: 'yes'", "durable must be True or False, got 'yes'.\nWrite it without quotes."),
         ("durable: 1", "durable must be True or False, got 1."),
+        ("verbose: auto", "verbose must be 0 or 1, got 'auto'."),
         ("monitor: on", "monitor must be a metric's name, or null, got True.\nYAML reads 'on' as true: put it into q"),
         ("mode: off", "takes mode = 'min' or 'max', got False.\nYAML reads 'off' as false."),
         ("mode: min", "training_checkpoint: mode='min' says how to rank a metric; say which one with monitor=."),

@@ -26,7 +26,7 @@ from ckptkit import CheckpointManager
 from ckptkit.policies import EverySteps
 from ckptkit.preservation import Best, Latest
 from ckptkit.snapshot import Held
-from ckptkit.which_keras import WRAPPERS, keras
+from ckptkit.which_keras import IS_LEGACY, keras
 
 pytestmark = pytest.mark.core
 
@@ -99,7 +99,7 @@ class Side:
             kind, number, check_interval = values
             self.number.assign(number)
             numbers = {"counter": None, "int": number, "numpy": np.int64(number), "variable": self.number}
-            of_keras = WRAPPERS[0] if WRAPPERS else tf.Variable
+            of_keras = tf.Variable if IS_LEGACY else keras.Variable
             numbers["tensor"], numbers["keras"] = tf.constant(number, tf.int32), of_keras(number, dtype="int64")
             return self.relative(self.manager.save(numbers[kind], check_interval))
         if name == "train":

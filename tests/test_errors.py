@@ -22,6 +22,7 @@ TREE = {
     errors.ExportError: RuntimeError,
     errors.ArtifactError: ValueError,
     errors.ConfigError: ValueError,
+    errors.MissingExtraError: ImportError,
 }
 by_name = pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 # Those that run on Keras 2 as well, where all but a few of the others hold, too.
 CORE = ("arrays_shuffled", "python_generator", "own_train_step_and_not_built", "early_stopping_and_plateau")
+CORE += ("scaled_loss_in_mixed_precision", "two_fits_over_a_stream")
 OF_THE_CORE = ("one_seed_off",)  # of what is broken
 
 ENDS = ("variables", "optimizer", "histories", "callbacks", "random")

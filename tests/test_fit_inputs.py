@@ -2,7 +2,6 @@
 
 import logging
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +10,7 @@ import ckptkit
 from ckptkit import finished_fits
 from ckptkit.fit_inputs import FitInputs
 from ckptkit.fit_place import fits_of
+from ckptkit.which_keras import IS_LEGACY, keras
 from tests.test_callbacks import STEPS, BreakOff, BreaksOff, Seen, X, Y, everything, sequential
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def rows():
     return tf.data.Dataset.from_tensor_slices((X, Y))
 
 
-class Rows(keras.utils.PyDataset):
+class Rows(keras.utils.Sequence):
     def __len__(self):
         return STEPS
 
@@ -43,7 +43,7 @@ def generated():
 
 def fit(data, directory, *extra, model=None, options=(), **named):
     """Fit with a sync save every 3 steps; return (history, model, our callback)."""
-    model = sequential() if model is None else model
+    model = sequential(run_eagerly=IS_LEGACY) if model is None else model  # a trace of Keras 2 is dear
     named = {"epochs": 3, "verbose": 0, **named}
     if not isinstance(data, tuple):
         data, named = (data,), {"shuffle": False, **named}
@@ -60,17 +60,25 @@ def break_off(data, directory, after_steps, **named):
         fit(data, directory, BreaksOff(after_steps), **named)
 
 
+OF_ARRAYS = (
+    r"training data: replay, .*exact if .* \(arrays are one stream over all epochs"
+    if IS_LEGACY
+    else r"training data: iterator, the position is restored, exactly\."
+)
+
+
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("data", "named", "line"),
     [
-        (lambda: (X, Y), {"batch_size": 4}, r"training data: iterator, the position is restored, exactly\."),
+        (lambda: (X, Y), {"batch_size": 4}, OF_ARRAYS),
         (lambda: rows().shuffle(40).batch(4), {}, r"training data: iterator, the position is restored"),
         (
             lambda: rows().map(lambda x, y: (x + tf.random.normal([6]), y)).batch(4),
             {},
             r"training data: replay, a resume draws and drops .* \(RandomStandardNormal is stateful\)",
         ),
-        (Rows, {}, r"training data: replay, .*exact if the source is deterministic \(a PyDataset has no state"),
+        (Rows, {}, r"training data: replay, .*exact if the source is deterministic \(a (PyDataset|Sequence) "),
         (generated, {"steps_per_epoch": STEPS}, r"training data: replay, .* \(a Python generator has no state"),
         (lambda: rows().shuffle(10**6).batch(4), {}, r"replay, .*\(the shuffle buffers hold up to .* over the limit\)"),
     ],
@@ -95,6 +103,7 @@ def no_seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.mark.core
 def test_a_shuffle_without_a_seed_that_cannot_be_saved_begins_anew_and_says_why(directory, caplog, no_seed):
     data = rows().shuffle(40).map(lambda x, y: (x + tf.random.normal([6]), y)).batch(4)
     fit(data, directory)
@@ -113,6 +122,7 @@ def test_a_way_that_is_asked_for_is_taken_and_exact(directory, tmp_path, input_s
     assert everything(fit(rows().shuffle(40, seed=1).batch(4), directory, options=options)[1]) == everything(whole)
 
 
+@pytest.mark.core
 def test_a_restart_that_is_asked_for_trains_the_rest_of_the_epoch_on_the_first_batches(directory):
     seen = []
 
@@ -132,6 +142,7 @@ def test_a_restart_that_is_asked_for_trains_the_rest_of_the_epoch_on_the_first_b
     assert int(model.optimizer.iterations) == 3 * STEPS
 
 
+@pytest.mark.core
 def test_an_iterators_state_that_is_asked_for_and_cannot_be_had_is_an_error(directory):
     data = rows().map(lambda x, y: (x + tf.random.normal([6]), y)).batch(4)
     with pytest.raises(ValueError, match=r'input_state="iterator" was asked for.*RandomStandardNormal is stateful'):
@@ -157,6 +168,7 @@ def test_something_else_than_callbacks_is_refused_before_training(directory):
         ckptkit.TrainingCheckpoint(directory, callbacks=["EarlyStopping"])
 
 
+@pytest.mark.core
 def test_another_batch_size_in_mid_epoch_is_refused_and_says_what_to_do(directory):
     break_off((X, Y), directory, 18, batch_size=4)
     model = sequential()
@@ -166,6 +178,18 @@ def test_another_batch_size_in_mid_epoch_is_refused_and_says_what_to_do(director
     assert fit((X, Y), directory, batch_size=2, options={"input_state": "restart"}.items())[0].epoch == [0, 1, 2]
 
 
+@pytest.mark.core
+@pytest.mark.skipif(not IS_LEGACY, reason="of Keras 2, where arrays are one stream over all epochs")
+def test_another_batch_size_for_arrays_is_refused_between_epochs_too_unless_they_are_to_begin_anew(directory):
+    epochs = {"save_freq": "epoch"}
+    break_off((X, Y), directory, STEPS + 1, batch_size=4, options=epochs.items())
+    with pytest.raises(ckptkit.CheckpointMismatchError, match=r'(?s)batch 10 of other .*input_state="restart"'):
+        fit((X, Y), directory, batch_size=2, options=epochs.items())
+    _, model, callback = fit((X, Y), directory, batch_size=2, options=(epochs | {"input_state": "restart"}).items())
+    assert callback.resumed_from.step == STEPS
+    assert int(model.optimizer.iterations) == STEPS + 2 * 20
+
+
 def test_another_batch_size_between_two_epochs_goes_on_with_the_next_epoch(directory):
     break_off((X, Y), directory, STEPS + 1, batch_size=4, options={"save_freq": "epoch"}.items())
     _, model, callback = fit((X, Y), directory, batch_size=2, options={"save_freq": "epoch"}.items())
@@ -173,6 +197,7 @@ def test_another_batch_size_between_two_epochs_goes_on_with_the_next_epoch(direc
     assert int(model.optimizer.iterations) == STEPS + 2 * 20
 
 
+@pytest.mark.core
 def test_data_that_end_before_the_saved_place_are_refused(directory):
     def some(batches):
         return tf.data.Dataset.from_generator(
@@ -188,6 +213,7 @@ def test_data_that_end_before_the_saved_place_are_refused(directory):
         fit(some(5), directory, **options)
 
 
+@pytest.mark.core
 def test_data_of_another_kind_are_refused_with_both_sides(directory):
     break_off(rows().batch(4), directory, 18)
     other = rows().map(lambda x, y: (tf.cast(x, tf.float64), y)).batch(4)
@@ -198,6 +224,7 @@ def test_data_of_another_kind_are_refused_with_both_sides(directory):
         fit(other, directory)
 
 
+@pytest.mark.core
 def test_steps_per_execution_that_step_over_the_saved_place_are_refused(directory):
     break_off((X, Y), directory, 18, batch_size=4)
     with pytest.raises(ckptkit.CheckpointMismatchError, match=r"batch 5 of an epoch, which steps_per_execution=2"):
@@ -214,6 +241,7 @@ def test_fewer_epochs_than_were_trained_train_nothing_and_say_so(directory, capl
     assert "at the end of epoch 3, and 2 epochs were asked for" in caplog.text
 
 
+@pytest.mark.core
 def test_a_py_dataset_is_told_of_the_epochs_it_has_seen(directory):
     class Shuffles(Rows):
         def __init__(self):
@@ -234,6 +262,7 @@ def test_a_py_dataset_is_told_of_the_epochs_it_has_seen(directory):
     assert resumed.told == whole.told
 
 
+@pytest.mark.core
 def test_a_validation_that_is_shuffled_goes_on_where_it_was(directory, tmp_path):
     def validation():
         keras.utils.set_random_seed(2)

@@ -930,6 +930,89 @@ def test_a_replay_of_a_source_that_draws_nothing_leaves_every_generator_alone():
     assert randomness.changed_since(before) == set()
 
 
+# What a resume is told ------------------------------------------------------------------------------------------------
+
+EXACTLY = "iterator, the position is restored, exactly"
+IF_THE_SAME = "replay, a resume draws and drops the batches before it, exact if the source is deterministic"
+ANEW = "restart, a resume goes on with the first batches"
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["within an epoch", "between epochs"])
+@pytest.mark.parametrize(
+    ("make", "named", "told"),
+    [
+        (shuffled, {}, EXACTLY),
+        (shuffled, {"input_state": "replay"}, IF_THE_SAME),
+        (shuffled, {"input_state": "restart"}, ANEW),
+        (lambda: [1, 2, 3, 4], {}, IF_THE_SAME),
+        (lambda: shuffled().repeat(), {}, EXACTLY),
+    ],
+    ids=["iterator", "replay", "restart", "list", "endless"],
+)
+def test_a_resume_is_told_which_guarantee_holds(make, named, told, between):
+    dataset = make()
+    position = InputPosition(dataset, **named)
+    iterator = iter(position)
+    for _ in range(3):
+        next(iterator)
+        position.drew(1)
+    place = position.save(goes_on=not between)
+    again = InputPosition(make(), **named, name="training data")
+    assert again.guarantee(*place) == f"training data: {told}"
+
+
+def test_where_batches_do_not_tell_how_far_shuffles_came_their_state_is_what_is_exact():
+    position, _ = saved(lambda: shuffled().repeat())
+    place, state = position.save(goes_on=False)
+    assert place["way"] == "replay"
+    again = InputPosition(shuffled().repeat())
+    assert again.guarantee(place, state) == f"input: {EXACTLY}"
+    assert again.guarantee(place, ()) == f"input: {IF_THE_SAME}"
+
+
+def test_a_place_that_has_to_be_replayed_among_others_that_have_not_says_so():
+    position, place = saved(lambda: span(24).shuffle(24).repeat(2).batch(6).prefetch(20), 6)
+    assert (position.way, place[0]["way"], place[0]["is_counted"]) == ("iterator", "replay", True)
+    assert position.guarantee(*place) == f"input: {IF_THE_SAME}"
+
+
+def test_an_epoch_of_a_shuffle_without_a_seed_is_another_one():
+    tf.random.set_seed(None)
+    place = between_epochs(InputPosition(shuffled()))
+    assert InputPosition(shuffled()).guarantee(*place) == f"input: {ANEW}"
+
+
+@pytest.mark.parametrize("place", [lambda: saved(shuffled)[1], lambda: between_epochs(InputPosition(shuffled()))])
+def test_what_is_asked_for_now_is_what_holds(place):
+    assert InputPosition(shuffled(), input_state="restart").guarantee(*place()) == f"input: {ANEW}"
+
+
+def test_of_what_was_not_gone_over_nothing_has_to_come_back():
+    place = InputPosition(shuffled()).save(goes_on=False)
+    assert InputPosition(shuffled()).guarantee(*place) == "input: not gone over so far"
+
+
+def test_a_place_of_another_number_of_workers_or_of_another_version_claims_nothing():
+    _, (place, state) = saved(shuffled)
+    position = InputPosition(shuffled())
+    shared = ckptkit.input_position.shared_out_anew(place)
+    assert position.guarantee(shared, ()) == "input: goes on behind as many batches of another share, not exactly"
+    assert position.guarantee({**place, "way": "leap"}, state) == "input: leap, which this version does not know"
+
+
+def test_a_checkpoint_of_before_it_was_noted_claims_no_more_than_it_says():
+    position = InputPosition(shuffled())
+    place, state = between_epochs(position)
+    del place["usual"]
+    assert InputPosition(shuffled()).guarantee(place, state) == f"input: {IF_THE_SAME}"
+
+
+def between_epochs(position):
+    for _ in iter(position):
+        position.drew(1)
+    return position.save(goes_on=False)
+
+
 @pytest.mark.parametrize("way", ["replay", "restart"])
 def test_epochs_that_are_gone_over_again_leave_the_global_generators_alone(way):
     left = Run(Permuted, input_state=way)

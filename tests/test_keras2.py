@@ -1,5 +1,6 @@
 """What Keras 2 keeps in its objects: saved and restored whole, built or not, by whichever optimizer it is trained."""
 
+import contextlib
 import inspect
 
 import numpy as np
@@ -7,7 +8,11 @@ import pytest
 import tensorflow as tf
 
 import ckptkit
-from ckptkit.which_keras import IS_LEGACY, is_built, keras, seed_of, variables_of
+from ckptkit.snapshot import CheckpointGraph, resource_variable
+from ckptkit.which_keras import IS_LEGACY, is_built, keras, seed_of, unwrapped, variables_of
+
+if IS_LEGACY:
+    from tf_keras.src.mixed_precision.autocast_variable import AutoCastVariable, enable_auto_cast_variables
 
 pytestmark = [pytest.mark.core, pytest.mark.skipif(not IS_LEGACY, reason="Keras 3 does it otherwise")]
 
@@ -143,6 +148,102 @@ def test_what_a_model_is_compiled_with_is_no_part_of_a_checkpoint(tmp_path):
     model = compiled("built", "adam", steps_per_execution=4)
     manager_of(model, tmp_path).restore()
     assert int(model._steps_per_execution) == 4
+
+
+# Mixed precision: variables of float32 in a shell that casts them -----------------------------------------------------
+
+
+class Half(keras.Model):
+    """Makes the variables of its layers while it casts all that it reads."""
+
+    def __init__(self):
+        super().__init__(dtype="mixed_float16")
+        self.parts = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+
+    def call(self, inputs, training=False):
+        first, norm, last = self.parts
+        return last(norm(first(inputs), training=training))
+
+
+@pytest.fixture
+def half():
+    """Return a maker of a model and its manager; the policy is put back, for layers know it when they are made."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_float16")
+
+    def make(directory, **options):
+        model = Half()
+        return model, ckptkit.CheckpointManager(tf.train.Checkpoint(model=model), directory, None, **options)
+
+    yield make
+    keras.mixed_precision.set_global_policy(before)
+
+
+def full(variables):
+    return [unwrapped(variable).numpy().tobytes() for variable in variables]
+
+
+def test_what_mixed_precision_casts_is_held_as_it_is(tmp_path, half, gate):
+    model, manager = half(tmp_path, async_save=True)
+    model(X)
+    before = full(model.variables)
+    with enable_auto_cast_variables(tf.float16):
+        prefix = manager.save()
+    for variable in model.variables:
+        variable.assign_add(tf.ones_like(variable))
+    gate.set()
+    manager.wait_until_finished()
+    plain = Half()
+    plain(X)
+    tf.train.Checkpoint(model=plain).restore(prefix).assert_consumed()
+    assert full(plain.variables) == before
+    assert full(model.variables) != before
+
+
+def test_what_mixed_precision_casts_is_read_with_all_other_variables_in_one_go(tmp_path, half):
+    model, _ = half(tmp_path)
+    model(X)
+    graph = CheckpointGraph(tf.train.Checkpoint(model=model))
+    held = {value.key for value in graph.take()._values}
+    assert graph._plan.others == ()
+    assert len([key for read in graph._plan.reads for key in read.keys if key in held]) == len(model.variables) + 1
+
+
+@pytest.mark.parametrize("strategy", [None, "mirrored"])
+def test_what_mixed_precision_casts_comes_back_built_or_not_and_is_put_back_when_it_was_borrowed(
+    tmp_path, half, strategy
+):
+    with contextlib.nullcontext() if strategy is None else tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        saved, manager = half(tmp_path)
+        saved(X)
+        for number, variable in enumerate(saved.variables):
+            variable.assign(tf.fill(variable.shape, number + 1 / 3))
+        with manager:
+            manager.save()
+        model, manager = half(tmp_path, read_only=True)
+        model(X)
+        before = full(model.variables)
+        with manager.borrowed(manager.records()[0]):
+            assert full(model.variables) == full(saved.variables)
+        assert full(model.variables) == before != full(saved.variables)
+        manager.restore()
+        assert full(model.variables) == full(saved.variables)
+        late, manager = half(tmp_path, read_only=True)
+        manager.restore()
+        late(X)
+        assert full(late.variables) == full(saved.variables)
+
+
+def test_contract_a_variable_in_mixed_precision_is_a_shell_around_a_resource_variable(half, tmp_path):
+    model, _ = half(tmp_path)
+    model(X)
+    shell = model.variables[0]
+    assert type(shell) is AutoCastVariable
+    assert unwrapped(shell) is shell._variable is resource_variable(shell)
+    own = AutoCastVariable._serialize_to_tensors
+    assert own is tf.__internal__.tracking.Trackable._serialize_to_tensors, "it has values of its own"
+    with enable_auto_cast_variables(tf.float16):
+        assert (shell.dtype, unwrapped(shell).dtype) == (tf.float16, tf.float32)
 
 
 def test_contract_where_keras_2_says_that_an_optimizer_is_built():

@@ -557,9 +557,8 @@ def test_a_disk_that_hangs_does_not_keep_the_process_beyond_its_time_of_grace(fo
     assert f"{directory}/ckpt-1 is the newest complete checkpoint." in done.stderr
 
 
-@pytest.mark.skipif(IS_LEGACY, reason="its child begins anew by assigning what Keras 3 keeps in variables")
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("fit", 40), ("loop", 60)])
+@pytest.mark.parametrize(("kind", "count"), [("fit", 10), ("loop", 10)] if IS_LEGACY else [("fit", 40), ("loop", 60)])
 def test_of_a_hundred_signals_at_random_times_all_are_saved_and_gone_on_from_bit_for_bit(
     run_fork, tmp_path, kind, count
 ):
@@ -570,9 +569,10 @@ def test_of_a_hundred_signals_at_random_times_all_are_saved_and_gone_on_from_bit
     assert [life for life in left if (life["newest"] or 0) != life["step"] or life["code"] != 143] == []
     assert [life for life in lives if not life["is_put_back"]] == []
     assert len({tuple(life["ends"]) for life in lives if "ends" in life}) == 1
+    assert all("ends" in life for life in (lives[0], lives[-1])), "one was left alone, and one was only gone on with"
     phases = [[phase for phase in life["signals"] if "run" not in phase] for life in lives]
     assert [bool(each) for each in phases] == ["step" in life for life in lives], "each signal that came to a run"
-    assert {"training", "validation"} <= {phase for each in phases for phase in each}
+    assert IS_LEGACY or {"training", "validation"} <= {phase for each in phases for phase in each}, "of ten not always"
     for life, following in itertools.pairwise(lives):
         assert following["resumed"] == life.get("step", 0), "nothing is done again"
     for life in left:

@@ -46,13 +46,13 @@ CASES = {
 }
 
 
-def run(directory, dataset, stop_after=None, policy=POLICY, **options):
+def run(directory, dataset, stop_after=None, policy=POLICY, verbose=1, **options):
     """Train a toy whose end depends on every batch and its place; return (value, batches seen, loop)."""
     tf.random.set_seed(7)
     value = tf.Variable(0.0, dtype=tf.float64)
     checkpoint = tf.train.Checkpoint(value=value)
     seen = []
-    with ckptkit.CheckpointManager(checkpoint, directory, 3, save_policy=policy) as manager:
+    with ckptkit.CheckpointManager(checkpoint, directory, 3, save_policy=policy, verbose=verbose) as manager:
         loop = ckptkit.TrainingLoop(manager, dataset(), epochs=EPOCHS, **options)
         for step, batch in loop:
             value.assign(value * 1.1 + float(np.dot(batch, np.arange(1, 1 + len(batch)))))
@@ -219,6 +219,31 @@ def test_a_failed_background_save_is_raised_between_two_steps(tmp_path, full_dis
     assert done == [0, 1, 2]
 
 
+def test_a_loop_that_goes_on_says_in_one_line_from_what_and_one_that_is_silent_does_not(tmp_path, caplog):
+    caplog.set_level("INFO", "ckptkit")
+    lines = []
+    for verbose in (1, 0):
+        run(tmp_path, shuffled, stop_after=6, validation=shuffled(), verbose=verbose)
+        caplog.clear()
+        run(tmp_path, shuffled, stop_after=6, validation=shuffled(), verbose=verbose)
+        told = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+        assert bool(told) is bool(verbose)
+        lines += [line for line in told if line.startswith("resuming")]
+    assert lines == [
+        f"resuming from {tmp_path}/ckpt-4, saved 0 s ago, at step 4, epoch 0, batch 4: restored value, random numbers; "
+        "input: iterator, the position is restored, exactly; "
+        "validation data: not gone over so far."
+    ]
+
+
+def test_a_loop_that_is_done_claims_nothing_about_its_data(tmp_path, caplog):
+    run(tmp_path, shuffled)
+    caplog.set_level("INFO", "ckptkit")
+    run(tmp_path, shuffled)
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resuming")]
+    assert line.endswith("at step 21, epoch 3, batch 0: restored value.")
+
+
 def test_a_failed_save_does_not_hide_the_error_of_the_step(tmp_path, full_disk, caplog):
     manager, loop = failing_loop(tmp_path)
     with pytest.raises(ZeroDivisionError, match="ours"), manager:  # noqa: PT012
@@ -298,9 +323,26 @@ def test_the_history_tells_where_a_loop_began_what_it_measured_and_that_it_ended
         for step, _ in loop:
             loop.report({"loss": 1 / (step + 1)})
     told = [
-        (each.kind, each.facts["step"]) for each in history.read(str(tmp_path)) if each.kind not in ("cost", "pruned")
+        (each.kind, each.facts["step"])
+        for each in history.read(str(tmp_path))
+        if each.kind in ("begun", "saved", "measured", "ended")
     ]
     first = [("begun", 0), ("saved", 5), ("measured", 7), ("saved", 7), ("ended", 7)]
     assert told == [*first, ("begun", 7), ("saved", 10), ("measured", 14), ("saved", 14), ("ended", 14)]
     measured = [each.facts for each in history.read(str(tmp_path)) if each.kind == "measured"]
     assert measured == [{"step": 7 * n, "epoch": n, "metrics": {"loss": 1 / (7 * n)}} for n in (1, 2)]
+
+
+def test_a_loop_shows_where_it_stands_and_what_it_resumed_from(tmp_path):
+    _, _, loop = run(tmp_path, shuffled, stop_after=10)
+    assert repr(loop) == f"<TrainingLoop {tmp_path}: step 9, 1 of 3 epochs, 2 batches>"
+    _, _, loop = run(tmp_path, shuffled)
+    assert repr(loop) == f"<TrainingLoop {tmp_path}: step 21, 3 of 3 epochs, resumed from ckpt-8>"
+    assert "<caption>TrainingLoop" in loop._repr_html_()
+    assert "<tr><th>step 21</th></tr><tr><th>3 of 3 epochs</th></tr>" in loop._repr_html_()
+
+
+def test_a_loop_whose_arguments_were_refused_can_be_shown_in_a_traceback():
+    refused = object.__new__(ckptkit.TrainingLoop)
+    assert repr(refused).startswith("<ckptkit.loop.TrainingLoop object at")
+    assert refused._repr_html_() is None

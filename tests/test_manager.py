@@ -3,6 +3,8 @@
 import errno
 import gc
 import logging
+import re
+import shutil
 import threading
 import time
 import weakref
@@ -19,8 +21,11 @@ from ckptkit.held import Held
 from ckptkit.lock import DirectoryLock
 from ckptkit.policies import EveryEpochs, EverySecs, EverySteps, OnImprovement, OverheadBudget
 from ckptkit.preservation import Best, Latest
+from ckptkit.progress import Work
 from ckptkit.store import Store
 from ckptkit.which_keras import keras
+from tests.checkpoint_dirs import flip
+from tests.screen import Screen
 from tests.test_callbacks import digest
 
 pytestmark = pytest.mark.core
@@ -549,6 +554,50 @@ def test_what_a_save_cost_is_told_in_all_and_in_one_line(value, tmp_path, caplog
     assert [line.split(":")[0] for line in lines] == [f"saved {tmp_path}/ckpt-7"]
 
 
+def test_a_restore_says_in_one_line_what_from_where_how_old_and_how_fast(value, tmp_path, caplog, monkeypatch):
+    manager = manager_of(value, tmp_path, 3)
+    manager.save(7)
+    monkeypatch.setattr("ckptkit.reader.time.time", lambda: manager.records()[0].created_at + 200)
+    caplog.set_level("INFO", logger="ckptkit")
+    for restore in (lambda: manager.restore(7), manager.restore_or_initialize):
+        caplog.clear()
+        restore()
+        (line,) = [each.getMessage() for each in caplog.records]
+        assert re.fullmatch(rf"restored {tmp_path}/ckpt-7, saved 3 min ago: [0-9]+ B in [0-9.]+ m?s", line)
+
+
+def test_a_large_restore_shows_a_bar_where_somebody_looks_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptkit.progress._WORTH_A_BAR", 4_000_000)
+    monkeypatch.setenv("TERM", "xterm")
+    read, advance = [], Work.advance
+    monkeypatch.setattr(Work, "advance", lambda work, size: read.append(size) or advance(work, size))
+    manager = manager_of(tf.Variable(tf.ones(1_000_000)), tmp_path)
+    manager.save(1)
+    with Screen() as screen:
+        manager.restore()
+    assert "restoring ckpt-1" in screen.text
+    assert sum(read) >= 4_000_000
+    flip(tmp_path, "ckpt-1.data-00000-of-00001", 1000)
+    with Screen() as screen, pytest.raises(ckptkit.CheckpointDamagedError, match="is damaged"):
+        manager.restore()
+    assert "restoring ckpt-1" in screen.text
+    assert screen.text.endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_a_manager_that_is_to_be_silent_tells_what_goes_wrong_alone(value, tmp_path, caplog, disk, verbose):
+    caplog.set_level("INFO", logger="ckptkit")
+    manager = manager_of(value, tmp_path, verbose=verbose, on_save_error="warn")
+    assert manager.verbose == verbose
+    disk.append(OSError(28, "No space left on device"))
+    for step in (1, 2):
+        manager.save(step)
+    manager.restore()
+    told = [each.getMessage().split()[0] for each in caplog.records if each.levelname == "INFO"]
+    assert told == ["saved", "restored"] * verbose
+    assert [each.levelname for each in caplog.records if each.levelname != "INFO"] == ["WARNING"]
+
+
 @pytest.mark.parametrize("in_background", [True, False], ids=["async", "sync"])
 def test_a_save_is_told_of_when_it_is_done_where_nobody_tells_of_steps(value, tmp_path, caplog, in_background):
     caplog.set_level("INFO", logger="ckptkit")
@@ -1017,3 +1066,52 @@ def test_a_manager_that_nobody_closed_has_ended_when_it_is_let_go_of(value, tmp_
     manager_of(value, tmp_path).save(1)
     gc.collect()
     assert story(tmp_path)[-1] == ("ended", 1)
+
+
+# How it is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_a_manager_shows_what_is_in_its_directory(value, tmp_path):
+    with manager_of(value, tmp_path, preservation_policy=Best("loss", "min")) as manager:
+        assert repr(manager) == f"<CheckpointManager {tmp_path}: no checkpoints>"
+        for step in (1, 2):
+            manager.save(step, metrics={"loss": float(step)})
+        told = repr(manager)
+        assert told.startswith(f"<CheckpointManager {tmp_path}: 2 checkpoints, latest ckpt-2 (step 2, ")
+        assert told.endswith("best ckpt-1 by loss 1>")
+        assert "<td>best</td>" in manager._repr_html_()
+    assert repr(manager).endswith("best ckpt-1 by loss 1>")  # closed
+
+
+def test_a_manager_that_only_reads_shows_what_is_there_now(value, tmp_path):
+    reader = manager_of(value, tmp_path, read_only=True)
+    manager_of(value, tmp_path).save()
+    assert "1 checkpoint," in repr(reader)
+    (tmp_path / "ckpt-1.index").write_bytes(b"")
+    assert repr(reader) == f"<CheckpointManager {tmp_path}: no checkpoints, 1 damaged>"
+    assert "damaged: ckpt-1.index has 0 bytes" in reader._repr_html_()
+
+
+def test_to_show_a_manager_takes_no_lock_changes_nothing_and_works_where_the_directory_is_gone(value, tmp_path):
+    directory = tmp_path / "run"
+    manager_of(value, directory).save()
+    manager, reader = manager_of(value, directory), manager_of(value, directory, read_only=True)
+    gc.collect()  # the first one is gone, and its lock
+    value.assign([5.0, 5.0])
+    before = sorted(directory.rglob("*"))
+    assert all("1 checkpoint" in told for each in (manager, reader) for told in (repr(each), each._repr_html_()))
+    assert sorted(directory.rglob("*")) == before
+    assert value.numpy().tolist() == [5.0, 5.0]
+    assert not any(key.startswith(str(directory)) for key in DirectoryLock._held)
+    shutil.rmtree(directory)
+    assert "1 checkpoint," in repr(manager)  # as far as it knows
+    assert repr(reader) == f"<CheckpointManager {directory}: no checkpoints>"
+    directory.write_text("a file")
+    assert repr(reader) == f"<CheckpointManager {directory}: no checkpoints>"
+    assert "no checkpoints" in reader._repr_html_()
+
+
+def test_a_manager_whose_arguments_were_refused_can_be_shown_in_a_traceback():
+    refused = object.__new__(ckptkit.CheckpointManager)
+    assert repr(refused).startswith("<ckptkit.manager.CheckpointManager object at")
+    assert refused._repr_html_() is None

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from ckptkit.options import CheckpointManagerOptions, ExportOnCompletionOptions, Options, TrainingCheckpointOptions
@@ -105,6 +106,20 @@ def test_what_cannot_be_meant_is_refused_when_it_is_built(build, message):
 
 def test_a_metric_may_be_monitored_before_anybody_knows_which_way_it_is_better():
     assert TrainingCheckpointOptions(directory="a", monitor="val_auc").mode is None
+
+
+@of_each
+@pytest.mark.parametrize(("said", "kept"), [(0, 0), (True, 1), (False, 0), (np.int64(1), 1)], ids=repr)
+def test_whoever_says_verbose_as_keras_does_is_understood(kind, said, kept):
+    verbose = kind(**LEAST[kind], verbose=said).verbose
+    assert (verbose, type(verbose)) == (kept, int)
+
+
+@of_each
+@pytest.mark.parametrize("said", [2, -1, 1.0, "auto", None], ids=repr)
+def test_there_is_no_more_to_hear_than_1_says(kind, said):
+    with pytest.raises(ValueError, match=f"^verbose must be 0 or 1, got {said!r}"):
+        kind(**LEAST[kind], verbose=said)
 
 
 def test_each_class_of_options_is_here():

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from ckptkit.policies import EverySecs, OverheadBudget, SaveContext
 
+pytestmark = pytest.mark.core
+
 KNOWN = 5  # saves whose costs are remembered
 
 

@@ -2,44 +2,45 @@
 
 import random
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras.src.backend.common import global_state
-from keras.src.random import seed_generator
 from tensorflow.python.eager import context
 from tensorflow.python.ops import stateful_random_ops
 
 import ckptkit
 from ckptkit import finished_fits, randomness
 from ckptkit.run_state import pack, unpack
+from ckptkit.which_keras import IS_LEGACY, global_seed, keras, set_global_seed
+
+if IS_LEGACY:
+    from tf_keras.src import backend
+else:
+    from keras.src.backend.common import global_state
+    from keras.src.random import seed_generator
+
+pytestmark = pytest.mark.core
 
 KERAS = "global_seed_generator"
 KERAS_SEED = "global_random_seed"
-
-
-def keras_generator():
-    return global_state.get_global_attribute(KERAS)
 
 
 @pytest.fixture(autouse=True)
 def untouched():
     """Put every global generator back as it was, seeds and absence included."""
     eager = context.context()
-    python, numpy, keras_before = random.getstate(), np.random.get_state(), keras_generator()
-    keras_state = None if keras_before is None else keras_before.state.numpy()
-    keras_seed, tf_seed, tf_rng = global_state.get_global_attribute(KERAS_SEED), eager._seed, vars(eager).get("_rng")
+    python, numpy, keras_state = random.getstate(), np.random.get_state(), global_seed()
+    keras_seed = None if IS_LEGACY else global_state.get_global_attribute(KERAS_SEED)
+    tf_seed, tf_rng = eager._seed, vars(eager).get("_rng")
     tf_state, generator = None if tf_rng is None else tf_rng.getstate(), stateful_random_ops.global_generator
     yield
+    set_global_seed(keras_state)
     random.setstate(python)
     np.random.set_state(numpy)
-    if keras_before is not None:
-        keras_before.state.assign(keras_state)
-    global_state.set_global_attribute(KERAS, keras_before)
-    global_state.set_global_attribute(KERAS_SEED, keras_seed)
+    if not IS_LEGACY:
+        global_state.set_global_attribute(KERAS_SEED, keras_seed)
     eager._seed = tf_seed
     vars(eager).pop("_rng", None)
     if tf_rng is not None:
@@ -66,7 +67,7 @@ def seeded():
 
 def without_generators():
     """Bring the process to where it is after its imports."""
-    global_state.set_global_attribute(KERAS, None)
+    set_global_seed(None)
     stateful_random_ops.global_generator = None
     vars(context.context()).pop("_rng", None)
     context.context()._seed = None
@@ -75,7 +76,7 @@ def without_generators():
 DRAWS = {
     "python": lambda: [random.random(), random.gauss(0, 1), random.randint(0, 9)],
     "numpy": lambda: np.random.standard_normal(3).tolist() + np.random.permutation(5).tolist(),
-    "keras": lambda: keras.random.normal((3,)).numpy().tolist(),
+    "keras": lambda: (keras.initializers.RandomNormal() if IS_LEGACY else keras.random.normal)((3,)).numpy().tolist(),
     "tensorflow": lambda: [*tf.random.normal([2]).numpy().tolist(), *tf.random.shuffle(tf.range(9)).numpy().tolist()],
     "generator": lambda: tf.random.get_global_generator().normal([3]).numpy().tolist(),
 }
@@ -138,10 +139,10 @@ def test_capture_draws_from_nothing_and_makes_no_generator(maybe_seeded):
     python, numpy = random.getstate(), np.random.get_state()[1].tolist()
     state = randomness.capture()
     assert (random.getstate(), np.random.get_state()[1].tolist()) == (python, numpy)
-    assert keras_generator() is None
+    has_one = IS_LEGACY and maybe_seeded  # Keras 2 makes it when it is seeded
+    assert (global_seed() is not None, state["keras"] is not None) == (has_one, has_one)
     assert stateful_random_ops.global_generator is None
     assert state.keys() == {"python", "numpy", "tensorflow", "keras"}
-    assert state["keras"] is None
     assert state["tensorflow"].keys() == ({"operations"} if maybe_seeded else set())
 
 
@@ -157,10 +158,10 @@ def test_capture_is_a_copy_that_later_draws_do_not_change(seeded):
 
 
 def test_reinstate_makes_keras_generator_and_leaves_pythons_where_it_was(seeded):
-    keras.random.normal((1,))
+    DRAWS["keras"]()
     state = randomness.capture()
     numbers = draw(("keras", "python"))
-    global_state.set_global_attribute(KERAS, None)
+    set_global_seed(None)
     randomness.reinstate(state)
     assert draw(("keras", "python")) == numbers
 
@@ -250,6 +251,7 @@ def test_a_kept_half_of_a_pair_that_was_used_is_a_change(seeded):
     assert randomness.changed_since(state) == {"python"}
 
 
+@pytest.mark.skipif(IS_LEGACY, reason="Keras 2 makes it when it is seeded")
 def test_a_keras_generator_made_since_is_a_change_of_keras_and_of_python_which_gave_its_seed(seeded):
     state = randomness.capture()
     DRAWS["keras"]()
@@ -265,29 +267,41 @@ def test_a_global_generator_made_since_is_a_change_of_tensorflow(maybe_seeded):
 def test_a_keras_generator_that_is_gone_is_a_change(seeded):
     DRAWS["keras"]()
     state = randomness.capture()
-    global_state.set_global_attribute(KERAS, None)
+    set_global_seed(None)
     assert randomness.changed_since(state) == {"keras"}
 
 
-def test_a_seed_set_since_is_a_change_of_all_three(seeded):
+def test_a_seed_set_since_is_a_change_of_all_that_were_seeded(seeded):
     state = randomness.capture()
     keras.utils.set_random_seed(8)
-    assert randomness.changed_since(state) == {"python", "numpy", "tensorflow"}
+    assert randomness.changed_since(state) == {"python", "numpy", "tensorflow", *(["keras"] if IS_LEGACY else [])}
 
 
 # What Keras and TensorFlow keep in private ---------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not IS_LEGACY, reason="of Keras 2")
+def test_keras_2_seeds_a_generator_of_python_and_draws_from_it_alone(seeded):
+    assert type(backend._SEED_GENERATOR.generator) is random.Random
+    python, before = random.getstate(), global_seed()
+    DRAWS["keras"]()
+    assert random.getstate() == python
+    assert global_seed() != before
+
+
+@pytest.mark.skipif(IS_LEGACY, reason="of Keras 3")
 def test_keras_keeps_its_global_generator_where_we_look_for_it():
     global_state.set_global_attribute(KERAS, None)
     generator = seed_generator.global_seed_generator()
-    assert keras_generator() is generator
+    assert global_state.get_global_attribute(KERAS) is generator
+    assert np.array_equal(global_seed(), generator.state)
     assert generator.state.shape == (2,)
     before = generator.state.numpy()
     keras.random.normal((1,))
     assert not np.array_equal(generator.state.numpy(), before)
 
 
+@pytest.mark.skipif(IS_LEGACY, reason="of Keras 3")
 def test_keras_draws_the_seed_of_a_generator_from_pythons():
     global_state.set_global_attribute(KERAS, None)
     random.seed(3)
@@ -298,11 +312,11 @@ def test_keras_draws_the_seed_of_a_generator_from_pythons():
     assert random.getstate() == after
 
 
-@pytest.mark.skipif(keras.__version__ < "3.13", reason="Keras does so since 3.13")
+@pytest.mark.skipif(IS_LEGACY or keras.__version__ < "3.13", reason="Keras does so since 3.13")
 def test_keras_set_random_seed_drops_its_global_generator():
     seed_generator.global_seed_generator()
     keras.utils.set_random_seed(1)
-    assert keras_generator() is None
+    assert global_seed() is None
 
 
 def test_tensorflow_draws_the_seeds_of_eager_operations_from_a_generator_of_python():
@@ -373,7 +387,7 @@ def run(directory, callback):
     finished_fits.forget()
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", jit_compile=False, run_eagerly=IS_LEGACY)  # a trace of Keras 2 is dear
     tf.random.set_global_generator(tf.random.Generator.from_seed(3))
     checkpoints = ckptkit.TrainingCheckpoint(directory, save_freq=POLICY, async_save=False, durable=False)
     model.fit(X, X[:, :1], batch_size=4, epochs=2, verbose=0, callbacks=[checkpoints, callback])

@@ -102,6 +102,23 @@ def test_a_format_that_we_do_not_read_is_left_to_tensorflow(tmp_path: Path, monk
         assert file.read(["x"])["x"].numpy().tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
+def test_who_looks_on_is_told_of_every_byte_in_few_words(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "x") as writer:
+        for at in range(300):
+            writer.add(f"small{at}", np.ones(at, np.float32))
+        writer.add("large", np.ones(3 << 20, np.int16))
+        writer.add("text", np.array([b"a" * 1000, b"b"], object))
+        writer.add("sliced", np.ones((1, 4), np.float32), "2 4 0,1:-")
+        writer.add("sliced", np.ones((1, 4), np.float32), "2 4 1,1:-")
+    told: list[int] = []
+    with CheckpointFile(str(tmp_path / "x"), told=told.append) as file:
+        file.read(file.types)
+    with Bundle(tmp_path / "x") as bundle:
+        assert sum(told) == sum(entry.size_bytes for entry in bundle.entries.values())
+    assert sorted(told)[-6:] == [1 << 20] * 6  # the large one, a block at a time
+    assert len(told) <= 6 + 3 + 2 + 1, "the small ones, many at a time"
+
+
 @pytest.mark.parametrize("key", ["plain", "text"])
 def test_a_tensor_that_is_not_what_was_written_is_named(key: str, tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "x") as writer:

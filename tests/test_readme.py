@@ -46,7 +46,7 @@ def test_the_first_block_is_a_model_fit_of_twelve_lines():
 
 
 def test_there_is_one_command_to_run_it_and_one_to_test_it():
-    assert COMMANDS["Run it"].endswith("examples/train_digits.py")
+    assert COMMANDS["Run it"].endswith("examples/01_fit.py")
     assert "pytest" in COMMANDS["Test it"]
 
 

@@ -7,8 +7,11 @@ import io
 import json
 import math
 import os
+import pickle
 import re
+import time
 from contextlib import suppress
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import example, given, settings
@@ -558,3 +561,43 @@ def test_a_number_at_the_end_of_a_name_is_split_off(stem, number):
 )
 def test_a_name_without_a_number_is_not_split(name):
     assert split_number(name) is None
+
+
+# How a record is shown ---------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_a_line_with_what_is_known_of_it():
+    now = time.time()
+    told = CheckpointRecord(
+        "runs/a/ckpt-1200",
+        1200,
+        3,
+        1,
+        {"val_loss": 0.31, "loss": math.nan},
+        created_at=now - 130,
+        size_bytes=403_000_000,
+    )
+    assert repr(told) == (
+        "<CheckpointRecord runs/a/ckpt-1200: step 1200, epoch 3 + 1 batch, 2 min ago, 403 MB, val_loss 0.31, loss nan>"
+    )
+    assert repr(CheckpointRecord("a", 0)) == "<CheckpointRecord a: step 0>"
+    assert repr(CheckpointRecord("a", 7, foreign=True)).endswith("step 7, written by plain TensorFlow, unverified>")
+
+
+def test_a_record_is_a_table_with_a_row_a_fact():
+    html = CheckpointRecord("<i>", 7, 1, metrics={"<b>": 1.0}, size_bytes=10)._repr_html_()
+    assert html == (
+        "<table><caption>&lt;i&gt;</caption><tbody><tr><th>step</th><td>7</td></tr><tr><th>epoch</th><td>1</td></tr>"
+        "<tr><th>size</th><td>10 B</td></tr><tr><th>metrics</th><td>&lt;b&gt; 1</td></tr></tbody></table>"
+    )
+
+
+@given(manifests(), st.text(st.characters()))
+def test_any_record_can_be_shown_compared_and_sent_to_another_process(manifest, directory):
+    record = CheckpointRecord.of(manifest, directory)
+    assert repr(record).isprintable()
+    assert ElementTree.fromstring(record._repr_html_()).findtext("tbody/tr/td") == str(record.step)
+    again = pickle.loads(pickle.dumps(record))
+    assert again.at("elsewhere") != record
+    assert again.prefix == record.prefix
+    assert dataclasses.replace(again, metrics={}, best={}) == dataclasses.replace(record, metrics={}, best={})  # NaN

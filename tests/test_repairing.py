@@ -1,6 +1,6 @@
 """A directory brought back in order: nothing that verifies is lost, whatever was damaged and wherever a repair dies.
 
-Death is played by a machine that stops: from one call to the disk on, every call raises.
+Death is played by tests/dying.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ckptkit.state_file import StateFile
 from ckptkit.store import Store
 from ckptkit.verifying import Verification
 from tests.checkpoint_dirs import begin, files_in, flip, put_state, read, save, save_foreign, write
+from tests.dying import dies
 
 NOW = 2e9  # long after every file was written
-CALLS = ("fsync", "makedirs", "rename", "replace", "link", "unlink", "rmdir")
 SHARD = "data-00000-of-00001"
 
 
@@ -397,32 +397,6 @@ def test_a_repair_is_refused_while_this_very_process_writes(directory):
 
 
 # Death, and everything at once -------------------------------------------------------------------------------------
-
-
-class Died(BaseException):
-    """The process is gone; nothing it would do afterwards is done."""
-
-
-def dies(monkeypatch, index, action):
-    """Run an action with death at a call to the disk; say whether it came to that."""
-    calls = itertools.count()
-
-    def deadly(real):
-        def call(*arguments, **keywords):
-            if next(calls) >= index:
-                raise Died
-            return real(*arguments, **keywords)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in CALLS:
-            patch.setattr(os, name, deadly(getattr(os, name)))
-        try:
-            action()
-        except Died:
-            return True
-    return False
 
 
 def found_by_tensorflow(directory):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 
 import numpy as np
@@ -62,6 +63,25 @@ def test_backup_and_restore_beside_ours_is_refused(directory, tmp_path):
     backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
     with pytest.raises(ValueError, match=r"BackupAndRestore does the work of TrainingCheckpoint.*\nTake it out"):
         fit(sequential(), backup, ours(directory))
+
+
+# Layers with seeds in their cells -------------------------------------------------------------------------------------
+
+
+def lstm():
+    keras.utils.set_random_seed(3)
+    cell = keras.layers.LSTM(2, dropout=0.3, recurrent_dropout=0.3)
+    model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Reshape((2, 3)), cell, keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    return model
+
+
+def test_an_lstm_drops_after_a_resume_what_it_would_have_dropped(directory, tmp_path):
+    fit(whole := lstm(), ours(tmp_path / "whole"), epochs=1)
+    break_off(lstm(), ours(directory), 5, epochs=1)
+    fit(resumed := lstm(), callback := ours(directory), epochs=1)
+    assert callback.resumed_from.step == 3
+    assert everything(resumed) == everything(whole)
 
 
 # Another model --------------------------------------------------------------------------------------------------------
@@ -454,3 +474,38 @@ def test_no_epochs_at_all_claim_nothing_about_the_data(directory, caplog):
     caplog.set_level(logging.INFO, "ckptkit")
     fit(sequential(), ours(directory), epochs=0)
     assert "training data:" not in caplog.text
+
+
+@pytest.mark.parametrize("after_steps", [14, STEPS], ids=["within an epoch", "between epochs"])
+def test_a_resume_says_in_one_line_what_came_back_from_where_how_old_it_is_and_how_exact_its_data_are(
+    directory, caplog, after_steps
+):
+    options = {"save_freq": "epoch"} if after_steps == STEPS else {}
+    # The second one has no state.
+    others = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.LambdaCallback()]
+    told = r"1 callback \(EarlyStopping\)"
+    if after_steps != STEPS:
+        others.append(keras.callbacks.ReduceLROnPlateau("loss"))
+        told = r"2 callbacks \(EarlyStopping, ReduceLROnPlateau\)"
+    named = {"validation_data": (X, Y), "validation_batch_size": 40}
+    break_off(sequential(), ours(directory, **options), after_steps + (after_steps == STEPS), *others, **named)
+    caplog.set_level(logging.INFO, "ckptkit")
+    callback = ours(directory, **options)
+    fit(sequential(), callback, *others, epochs=2, **named)
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resuming")]
+    record = callback.resumed_from
+    assert re.fullmatch(
+        rf"resuming from {record.prefix}, saved \d+ s ago, at step {record.step}, epoch 1, batch {record.batch}: "
+        rf"restored model, optimizer, random numbers, {told}; training data: (.*); "
+        r"validation data: (.*)\.",
+        line,
+    )
+    guarantee = r"replay, a resume draws and drops" if IS_LEGACY else "iterator, the position is restored, exactly"
+    assert line.count(f" data: {guarantee}") == 2
+
+
+def test_a_fit_that_is_to_be_silent_logs_nothing_that_goes_well(directory, caplog):
+    caplog.set_level(logging.INFO, "ckptkit")
+    break_off(sequential(), ours(directory, verbose=0), 14)
+    fit(sequential(), ours(directory, verbose=0), epochs=2)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "INFO"] == []

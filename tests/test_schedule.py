@@ -9,6 +9,8 @@ import pytest
 from ckptkit.policies import EverySecs, EverySteps, Never, OnImprovement, OverheadBudget, SavePolicy
 from ckptkit.schedule import Schedule
 
+pytestmark = pytest.mark.core
+
 
 class Recorder(SavePolicy):
     """Notes what it is told, and is never in favour."""

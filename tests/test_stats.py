@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import threading
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit import stats as stats_module
-from ckptkit.stats import SaveCost, SaveRecorder, SaveStats, Took, size_text
+from ckptkit.stats import SaveCost, SaveRecorder, SaveStats, Took
+
+pytestmark = pytest.mark.core
 
 USUAL = 0.25  # secs of a step; with it and the times below sums are exact or nearly so
 
@@ -427,34 +429,23 @@ def test_a_save_is_told_in_one_line():
     )
 
 
-@pytest.mark.parametrize(
-    ("size_bytes", "told"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (1234, "1.23 kB"),
-        (999_499, "999 kB"),
-        (999_600, "1 MB"),
-        (3e9, "3 GB"),
-        (4.5e12, "4.5 TB"),
-    ],
-)
-def test_a_size_is_told_with_three_digits_in_the_largest_unit_that_fits(size_bytes, told):
-    assert size_text(size_bytes) == told
+# How they are shown ------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 10**15 - 10**13))
-def test_a_size_that_is_told_is_the_size_within_its_three_digits(size_bytes):
-    number, unit = size_text(size_bytes).split()
-    power = ["B", "kB", "MB", "GB", "TB"].index(unit)
-    assert math.isclose(float(number) * 1000**power, size_bytes, rel_tol=0.0051)
-    assert "e" not in number
-    assert len(number.replace(".", "")) <= 3
+def test_statistics_are_a_line_with_what_was_saved_and_what_it_cost():
+    told = SaveStats(saves=3, bytes_written=1_209_000_000, blocked_secs=0.0063, lost_secs=0.27)
+    assert repr(told) == "<SaveStats: 3 saves, 1.21 GB, blocked 6.3 ms, lost 0.27 s>"
+    assert repr(SaveStats(saves=1, skipped=2, failed=1)).endswith("lost 0.0 ms, 2 skipped, 1 failed>")
 
 
-@pytest.mark.parametrize(
-    ("secs", "told"), [(0.0, "0.0 ms"), (0.00004, "0.0 ms"), (0.0099, "9.9 ms"), (0.01, "0.01 s"), (75.5, "75.50 s")]
-)
-def test_short_times_are_told_in_milliseconds(secs, told):
-    assert f"blocked {told}," in SaveCost(1, 1, secs, 0.0, 0.0, 0.0, 0.0).line("a")
+def test_statistics_are_a_table_with_all_saves_and_the_last():
+    cost = SaveCost(1200, 403_000_000, 0.0021, 0.09, 0.06, 0.31, 0.02)
+    html = SaveStats(3, 1, 0, 1_209_000_000, 0.0063, 0.27, 0.18, 0.93, 0.06, cost)._repr_html_()
+    rows = [[cell.text for cell in row] for row in ElementTree.fromstring(html).iter("tr")]
+    assert rows == [
+        ["saves", "size", "blocked", "lost", "staged", "written", "synced"],
+        ["3 saves", "1.21 GB", "6.3 ms", "0.27 s", "0.18 s", "0.93 s", "0.06 s"],
+        ["the last, of step 1200", "403 MB", "2.1 ms", "0.09 s", "0.06 s", "0.31 s", "0.02 s"],
+    ]
+    assert "<caption>1 skipped, 0 failed</caption>" in html
+    assert "the last" not in SaveStats()._repr_html_()

@@ -6,6 +6,7 @@ import builtins
 import dataclasses
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import threading
 import tracemalloc
 from collections import deque
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -446,18 +448,28 @@ def test_a_directory_with_nothing_in_it_has_no_verdicts_and_no_notes(tmp_path):
 # Somebody looks on -------------------------------------------------------------------------------------------------
 
 
-def test_who_looks_on_is_told_of_every_byte_of_tensors_and_of_nothing_at_a_quick_look(directory):
+def test_who_looks_on_is_told_of_every_byte_of_tensors_and_of_nothing_at_a_quick_look(directory, monkeypatch):
     told = {}
 
     @contextmanager
-    def watch(name, size_bytes):
-        told[name] = [size_bytes]
-        yield told[name].append
+    def progress(doing, done, *, size_bytes):
+        told[doing] = [size_bytes]
+        yield SimpleNamespace(advance=told[doing].append)
 
-    list(Verification(DirectoryReader(directory), watch=watch).verdicts())
+    monkeypatch.setattr(verifying, "progress", progress)
+    list(Verification(DirectoryReader(directory)).verdicts())
     assert told == {}
-    list(Verification(DirectoryReader(directory), deep=True, watch=watch).verdicts())
-    assert list(told) == ["ckpt-1", "ckpt-2"]
-    size, *pieces = told["ckpt-2"]
+    list(Verification(DirectoryReader(directory), deep=True).verdicts())
+    assert list(told) == ["verifying ckpt-1", "verifying ckpt-2"]
+    size, *pieces = told["verifying ckpt-2"]
     assert size == len(read(directory, SHARD)) + len(read(directory, INDEX))
     assert sum(pieces) == len(read(directory, SHARD))
+
+
+def test_each_checkpoint_that_was_read_and_is_sound_has_a_line_in_the_log(directory, caplog):
+    caplog.set_level(logging.INFO, "ckptkit")
+    flip(directory, SHARD, 50)
+    verdicts = list(Verification(DirectoryReader(directory), deep=True).verdicts())
+    assert [verdict.state for verdict in verdicts] == ["ok", "damaged"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(rf"verified {directory}/ckpt-1: [0-9.]+ kB in [0-9.]+ m?s", line)

@@ -1,22 +1,67 @@
-r"""What the commands print: texts that do nothing to a terminal, and times as people say them.
+"""What the commands print: tables for people, JSON for programs.
 
-plain("a\nb")               # 'a\\nb'
-age_text(7200.0)            # "2 h"
+print_table(["name", "step"], [["ckpt-1", "1"]])
+print_json({"loss": math.nan})                          # {"loss": "NaN"}
 """
 
 from __future__ import annotations
 
-__all__ = ["age_text", "plain"]
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ckptkit.readable import plain
+from ckptkit.records import finite_json
+
+__all__ = ["console", "print_json", "print_table", "strict", "table_of"]
+
+_WIDE = 10_000  # columns: what is no terminal has no edge, and a program that reads on wants a row a line
 
 
-def age_text(secs: float) -> str:
-    """Return a time in the largest unit that fits."""
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if secs >= length:
-            return f"{secs / length:.0f} {unit}"
-    return f"{max(secs, 0):.0f} s"
+def console() -> Console:
+    """Return standard output, with colours on a terminal only."""
+    is_bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if is_bounded else _WIDE)
 
 
-def plain(text: str) -> str:
-    """Return a text as one line that does nothing to a terminal: file names may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def table_of(headings: Mapping[str, str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return a table of texts as they are, whatever rich takes for markup.
+
+    Args:
+        headings: On which side the column of each is, ``"left"`` or ``"right"``.
+        rows: A text a column.
+    """
+    table = Table()
+    for heading, side in headings.items():
+        table.add_column(heading, justify="right" if side == "right" else "left")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+    return table
+
+
+def print_table(headings: Mapping[str, str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table, see :func:`table_of`."""
+    console().print(table_of(headings, rows))
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print a value as one document of strict JSON."""
+    print(json.dumps(strict(value), indent=indent, allow_nan=False))
+
+
+def strict(value: Any) -> Any:
+    """Return a value as strict JSON can hold it: NaN and the infinities by their names."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return finite_json({"": value})[""]
+    return value

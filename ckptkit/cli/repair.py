@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.text import Text
 
-from ckptkit.cli.bar import bar
-from ckptkit.cli.printing import plain
+from ckptkit.cli.printing import console, print_json
+from ckptkit.readable import plain
 from ckptkit.repairing import Action, repair
 from ckptkit.store import Store
 
@@ -40,13 +38,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     store = Store(options.path.rstrip(os.sep) or os.sep)
-    found = repair(store, now=time.time(), deep=options.deep, apply=options.yes, watch=bar)
+    found = repair(store, now=time.time(), deep=options.deep, apply=options.yes)
     if options.json:
         rows = [asdict(action) for action in found.actions]
-        print(json.dumps({"done": options.yes, "actions": rows, "left": found.left}, indent=2))
+        print_json({"done": options.yes, "actions": rows, "left": found.left})
     else:
         for action in found.actions:
-            Console().print(Text(plain(_told(action, done=options.yes))), soft_wrap=True)
+            console().print(Text(plain(_told(action, done=options.yes))), soft_wrap=True)
         for reason in found.left:
             print(plain(reason), file=sys.stderr)
         if not found.actions and not found.left:

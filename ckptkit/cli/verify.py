@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 
-from rich.console import Console
 from rich.text import Text
 
-from ckptkit.cli.bar import bar
-from ckptkit.cli.printing import plain
+from ckptkit.cli.printing import console, print_json
 from ckptkit.listing import DirectoryReader
-from ckptkit.stats import size_text
+from ckptkit.readable import plain, size_text
 from ckptkit.verifying import Verdict, Verification
 
 __all__ = ["add"]
@@ -38,7 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     path = options.path.rstrip(os.sep) or os.sep
     directory, only = (path, None) if os.path.isdir(path) else os.path.split(path)
-    verification = Verification(DirectoryReader(directory or "."), deep=options.deep, watch=bar)
+    verification = Verification(DirectoryReader(directory or "."), deep=options.deep)
     width = max((len(plain(name)) for name in verification.names if only in (None, name)), default=0)
     verdicts = []
     for verdict in verification.verdicts(only):
@@ -48,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     notes = verification.notes() if only is None else []
     if options.json:
         rows = [{key: getattr(v, key) for key in ("name", "state", "reason", "bytes_read")} for v in verdicts]
-        print(json.dumps({"checkpoints": rows, "notes": notes}, indent=2))
+        print_json({"checkpoints": rows, "notes": notes})
     else:
         for note in notes:
             print(f"note: {plain(note)}", file=sys.stderr)
@@ -63,4 +60,4 @@ def _print(verdict: Verdict, width: int) -> None:
     line.append(f"{verdict.state:<11}", style=_STYLES[verdict.state])
     line.append(f"  {size_text(verdict.bytes_read) + ' read':<12}  {plain(verdict.reason)}")
     line.rstrip()
-    Console().print(line, soft_wrap=True)
+    console().print(line, soft_wrap=True)

@@ -22,12 +22,33 @@ __all__ = ["KINDS", "model_from_json", "model_from_yaml", "model_to_json", "mode
 
 
 def model_to_json(model: keras.Model, *, indent: int | None = None) -> str:
-    """Return a model's architecture as JSON."""
+    """Return a model's architecture as JSON.
+
+    Args:
+        model: A model.
+        indent: Blanks by which each level is moved in; None for a single line.
+
+    Example:
+        >>> text = ckptkit.model_to_json(model)
+        >>> ckptkit.model_from_json(text).count_params() == model.count_params()
+        True
+    """
     return json.dumps(_config(model), indent=indent)
 
 
 def model_to_yaml(model: keras.Model) -> str:
-    """Return a model's architecture as YAML that any reader takes: plain values, in the order of the JSON."""
+    """Return a model's architecture as YAML that any reader takes.
+
+    These are plain values, in the order of the JSON.
+
+    Args:
+        model: A model.
+
+    Example:
+        >>> text = ckptkit.model_to_yaml(model)
+        >>> text.splitlines()[1]
+        'class_name: Sequential'
+    """
     return yaml.safe_dump(_config(model), sort_keys=False, allow_unicode=True)
 
 
@@ -37,10 +58,22 @@ def model_from_json(
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> Any:
-    """Make a new model of JSON, by :func:`model_to_json` or by Keras' ``model.to_json()``.
+    """Make a new model of JSON, by ``model_to_json`` or by Keras' ``model.to_json()``.
+
+    Args:
+        text: The JSON.
+        custom_objects: Your own classes and functions by name, if they are not registered.
+        safe_mode: Whether code in the text, such as a Lambda layer's, is refused.
+
+    Returns:
+        The model, built if it was, with fresh weights, not compiled.
 
     Raises:
         ArtifactError: It is no architecture, or needs what is not here.
+
+    Example:
+        >>> again = ckptkit.model_from_json(model.to_json())
+        >>> again.compile("adam", "mse")
     """
     return _model(_parsed("json", text, "the text"), custom_objects, safe_mode, "text", "model_from_json")
 
@@ -51,10 +84,23 @@ def model_from_yaml(
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
 ) -> Any:
-    """Make a new model of YAML, by :func:`model_to_yaml`; tags that would make Python objects are refused.
+    """Make a new model of YAML, by ``model_to_yaml`` or by Keras 2's ``model.to_yaml()``.
+
+    Args:
+        text: The YAML; tags that would make Python objects are refused.
+        custom_objects: Your own classes and functions by name, if they are not registered.
+        safe_mode: Whether code in the text, such as a Lambda layer's, is refused.
+
+    Returns:
+        The model, built if it was, with fresh weights, not compiled.
 
     Raises:
         ArtifactError: It is no architecture, or needs what is not here.
+
+    Example:
+        >>> again = ckptkit.model_from_yaml(ckptkit.model_to_yaml(model))
+        >>> again.count_params() == model.count_params()
+        True
     """
     return _model(_parsed("yaml", text, "the text"), custom_objects, safe_mode, "text", "model_from_yaml")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ckptkit.errors import ArtifactError
 
-__all__ = ["BESIDE", "check", "files_of", "place_of", "read", "write"]
+__all__ = ["BESIDE", "check", "files_of", "place_of", "read", "size_at", "size_of", "write"]
 
 _INSIDE = os.path.join("assets.extra", "ckptkit.json")
 BESIDE = ".ckptkit.json"
@@ -35,6 +35,20 @@ def files_of(path: str) -> dict[str, dict[str, Any]]:
     found = [os.path.join(at, file) for at, _, files in os.walk(path) for file in files]
     names = {os.path.relpath(file, path).replace(os.sep, "/"): file for file in found}
     return {name: _digest(names[name]) for name in sorted(names) if name != _INSIDE.replace(os.sep, "/")}
+
+
+def size_of(files: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return the size in bytes of what :func:`files_of` has returned."""
+    return sum(file["bytes"] for file in files.values())
+
+
+def size_at(path: str) -> int:
+    """Return the size in bytes of a file or a SavedModel, 0 for anything else: nobody knows how much there is in it."""
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    if not os.path.exists(os.path.join(path, "saved_model.pb")):
+        return 0
+    return sum(os.path.getsize(os.path.join(at, file)) for at, _, files in os.walk(path) for file in files)
 
 
 def write(place: str, facts: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ from ckptkit.export.custom_code import custom_objects_of, homes_of, why_not_revi
 from ckptkit.export.example import by_name, inputs_like, outputs_of, signature_of
 from ckptkit.export.formats import READERS
 from ckptkit.export.state import name_of, no_weights, weights_of
-from ckptkit.which_keras import IS_LEGACY, WRAPPERS, keras, tree
+from ckptkit.which_keras import IS_LEGACY, keras, tree, unwrapped
 
 __all__ = ["Checks", "main"]
 
@@ -338,7 +338,7 @@ def _tolerance_of(model: keras.Model) -> float:
     dtypes = {str(layer.compute_dtype) for layer in model._flatten_layers()}
     if dtypes & {"float16", "bfloat16"}:
         return 3e-2
-    inside = [v.value if isinstance(v, WRAPPERS) else v for v in weights_of(model)]
+    inside = map(unwrapped, weights_of(model))
     return 1e-4 if all("GPU" not in getattr(each, "device", "") for each in inside) else 1e-2
 
 

@@ -1,8 +1,14 @@
-"""Numbered versions of a model, as TensorFlow Serving polls them: each appears whole, and goes whole.
+"""Numbered versions of a model, as TensorFlow Serving polls them: each comes and goes whole.
 
-number = publish("models/digits", lambda folder: saved_model.write(model, folder), max_versions=5, labels=["stable"])
-path_of("models/digits", "stable")              # models/digits/4
-rollback("models/digits")                       # 5: what 3 was; "stable" goes with it
+>>> from ckptkit import versions
+>>> for _ in range(4):
+...     number = versions.publish("models/digits", write, labels=["stable"])
+>>> versions.path_of("models/digits", "stable")
+'models/digits/4'
+>>> versions.rollback("models/digits")  # what 3 was; "stable" goes with it
+5
+
+``write`` makes a folder with what belongs to a version. :func:`ckptkit.publish_version` does it for a Keras model.
 
 models/digits/
   1/ 2/ 3/ 4/ 5/                     the versions; each got its name in one step, when its files were on the disk
@@ -61,6 +67,12 @@ def publish(
     Raises:
         ValueError: An argument is out of its range.
         ExportError: There is such a version already, ``write`` left nothing, or ``labels.json`` cannot be read.
+
+    Example:
+        >>> def write(folder):
+        ...     model.export(folder, verbose=False)
+        >>> ckptkit.versions.publish("serving/digits", write, max_versions=5)
+        1
     """
     _check_number("version", version)
     _check_number("max_versions", max_versions)
@@ -86,7 +98,18 @@ def publish(
 
 
 def versions(base_dir: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Return the numbers of the versions there are, ascending; an empty folder is none."""
+    """Return the numbers of the versions there are, ascending; an empty folder is none.
+
+    Args:
+        base_dir: Folder of the versions.
+
+    Example:
+        >>> ckptkit.versions.versions("serving/digits")
+        ()
+        >>> number = ckptkit.versions.publish("serving/digits", write)
+        >>> ckptkit.versions.versions("serving/digits")
+        (1,)
+    """
     base = os.fspath(base_dir)
     canonical = [name for name in _numerals(base) if name[0] != "0"]  # a server takes 007 for 7; it is none of ours
     return tuple(sorted(int(name) for name in canonical if _has_content(os.path.join(base, name))))
@@ -95,18 +118,37 @@ def versions(base_dir: str | os.PathLike[str]) -> tuple[int, ...]:
 def labels(base_dir: str | os.PathLike[str]) -> dict[str, int]:
     """Return the labels and the version that each points to.
 
+    Args:
+        base_dir: Folder of the versions.
+
     Raises:
         ExportError: ``labels.json`` cannot be read.
+
+    Example:
+        >>> number = ckptkit.versions.publish("serving/digits", write, labels=["stable", "canary"])
+        >>> ckptkit.versions.labels("serving/digits")
+        {'stable': 1, 'canary': 1}
     """
     return _read_labels(os.fspath(base_dir))
 
 
 def set_label(base_dir: str | os.PathLike[str], label: str, version: int | None) -> None:
-    """Point a label to a version, or take it away with None; whoever reads sees the old labels or the new ones.
+    """Point a label to a version, or take it away; whoever reads sees the old labels or the new ones.
+
+    Args:
+        base_dir: Folder of the versions.
+        label: The name.
+        version: Where it points to; None takes it away.
 
     Raises:
         ValueError: The label is empty or no string.
         ExportError: There is no such version, or ``labels.json`` cannot be read.
+
+    Example:
+        >>> number = ckptkit.versions.publish("serving/digits", write)
+        >>> ckptkit.versions.set_label("serving/digits", "stable", number)
+        >>> ckptkit.versions.labels("serving/digits")
+        {'stable': 1}
     """
     _check_labels([label])
     base = os.fspath(base_dir)
@@ -134,6 +176,12 @@ def rollback(base_dir: str | os.PathLike[str], *, to: int | None = None) -> int:
 
     Raises:
         ExportError: There is no earlier version, no version ``to``, or a file about them cannot be read.
+
+    Example:
+        >>> for _ in range(2):
+        ...     number = ckptkit.versions.publish("serving/digits", write)
+        >>> ckptkit.versions.rollback("serving/digits")  # what 1 was
+        3
     """
     base = os.fspath(base_dir)
     with ExitStack() as at_end:
@@ -155,8 +203,17 @@ def rollback(base_dir: str | os.PathLike[str], *, to: int | None = None) -> int:
 def path_of(base_dir: str | os.PathLike[str], version_or_label: int | str) -> str:
     """Return the folder of a version, given by its number or by a label.
 
+    Args:
+        base_dir: Folder of the versions.
+        version_or_label: ``3``, or ``"stable"``.
+
     Raises:
         ExportError: There is none, or ``labels.json`` cannot be read.
+
+    Example:
+        >>> number = ckptkit.versions.publish("serving/digits", write, labels=["stable"])
+        >>> ckptkit.versions.path_of("serving/digits", "stable")
+        'serving/digits/1'
     """
     base = os.fspath(base_dir)
     if not isinstance(version_or_label, str):
