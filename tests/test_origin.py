@@ -4,8 +4,6 @@ A child of the other Keras writes them; run under each Keras, both directions ar
 """
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from ckptkit.errors import ArtifactError, CheckpointMismatchError
 from ckptkit.export import facts
 from ckptkit.export.origin import is_another, refuse_another, what_to_set
 from ckptkit.which_keras import IS_LEGACY, keras
-from tests.conftest import ROOT
+from tests.conftest import ROOT, printed
 
 pytestmark = [pytest.mark.core, pytest.mark.slow]
 
@@ -46,15 +44,12 @@ TO_SET = "Take TF_USE_LEGACY_KERAS out of the environment" if IS_LEGACY else "Se
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
+def theirs(tmp_path_factory, fork_server):
     """Return the folder, and the version, of what the other Keras has written."""
     folder = tmp_path_factory.mktemp("theirs")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment["TF_USE_LEGACY_KERAS"] = "0" if IS_LEGACY else "1"
-    command = [sys.executable, "-W", "ignore", "-c", WRITES, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout.split()[-1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_USE_LEGACY_KERAS": "0" if IS_LEGACY else "1"}
+    done = fork_server.run("-c", WRITES, folder, env=environment)
+    return folder, printed(done).split()[-1]
 
 
 def model_like_theirs():

@@ -28,10 +28,10 @@ print(keras.__version__)
 
 
 @pytest.fixture(scope="module")
-def saved(run_child, tmp_path_factory):
+def saved(run_fork, tmp_path_factory):
     """Return a directory that the other Keras has saved to, and that one's version."""
     directory = str(tmp_path_factory.mktemp("saved"))
-    return directory, run_child("-c", SAVE.format(legacy="0" if IS_LEGACY else "1"), directory).split()[-1]
+    return directory, run_fork("-c", SAVE.format(legacy="0" if IS_LEGACY else "1"), directory).split()[-1]
 
 
 def told(version):
