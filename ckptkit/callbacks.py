@@ -49,7 +49,7 @@ from ckptkit.policies import OnImprovement, SavePolicy
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.preservation import Best, PreservationPolicy
 from ckptkit.records import CheckpointRecord
-from ckptkit.resuming import resume_line
+from ckptkit.resuming import parts_of, resume_line
 from ckptkit.run_state import FitState, RunState
 from ckptkit.tolerance import MAX_SAVE_ERRORS
 from ckptkit.unsaved_random import say_what_is_lost
@@ -492,7 +492,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _resume_line(self, record: CheckpointRecord) -> str:
         assert self._inputs is not None
         at, others = self._now, self._others.names_in(self._now.callbacks)
-        restored = ["model"] if self.model.optimizer is None else ["model", "optimizer"]
+        restored = parts_of(self.manager.checkpoint)
         restored += ["random numbers"] if at.random else []
         restored += [f"{len(others)} callback{'s' if len(others) > 1 else ''} ({', '.join(others)})"] if others else []
         inputs = self._inputs.guarantees(at.inputs)

@@ -24,7 +24,7 @@ from ckptkit.options import DEFAULT_LIMIT, TrainingCheckpointOptions
 from ckptkit.preemption import PreemptionWatch
 from ckptkit.readable import count_text, line, table
 from ckptkit.records import CheckpointRecord
-from ckptkit.resuming import resume_line
+from ckptkit.resuming import parts_of, resume_line
 from ckptkit.run_state import pack, unpack
 from ckptkit.unsaved_random import say_what_is_lost
 
@@ -319,7 +319,7 @@ class TrainingLoop:
             _log.info("%s", self._resume_line(record, state))
 
     def _resume_line(self, record: CheckpointRecord, state: Mapping[str, Any]) -> str:
-        restored = [name for name in vars(self.manager.checkpoint) if not name.startswith("_")]
+        restored = parts_of(self.manager.checkpoint)
         inputs = []
         if self.epoch < self._epochs:
             restored += ["random numbers"] if "random" in state else []

@@ -6,11 +6,12 @@ resume_line(record, time.time(), epoch=3, batch=20, restored=["model", "optimize
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ckptkit.readable import age_text
 from ckptkit.records import CheckpointRecord
 
-__all__ = ["resume_line"]
+__all__ = ["parts_of", "resume_line"]
 
 
 def resume_line(
@@ -29,3 +30,8 @@ def resume_line(
     at = f"step {record.step}, epoch {epoch}, batch {batch}"
     told = "; ".join([f"restored {', '.join(restored) or 'nothing'}", *inputs])
     return f"resuming from {record.prefix}, saved {age_text(now - record.created_at)} ago, at {at}: {told}."
+
+
+def parts_of(checkpoint: Any) -> list[str]:
+    """Return the names of what a ``tf.train.Checkpoint`` was made of."""
+    return [name for name in vars(checkpoint) if not name.startswith("_")]

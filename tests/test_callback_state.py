@@ -805,3 +805,8 @@ def test_whatever_the_train_step_returns_a_fit_resumes_in_mid_epoch(tmp_path, ki
     history = fit(make(), callback := checkpoints(tmp_path / "run"), epochs=1)
     assert callback.resumed_from.batch == 4
     assert history.history == fit(make(), epochs=1).history
+
+
+def test_what_comes_back_are_the_states_that_are_there_and_have_a_callback():
+    states = CallbackStates([keras.callbacks.EarlyStopping(), keras.callbacks.ReduceLROnPlateau()])
+    assert states.names_in({"ReduceLROnPlateau": {}, "Gone": {}}) == ["ReduceLROnPlateau"]

@@ -16,7 +16,7 @@ import sys
 
 import pytest
 
-from ckptkit import cli, progress, stats
+from ckptkit import cli, progress, readable
 from ckptkit.checksums import crc32c
 from ckptkit.records import Manifest
 from ckptkit.state_file import StateFile
@@ -444,7 +444,7 @@ def test_verify_prints_a_line_for_each_checkpoint(real, capsys):
     assert cli.main(["verify", "--deep", real]) == 0
     out, err = capsys.readouterr()
     assert [line.split() for line in out.splitlines()] == [
-        [name, "ok", *stats.size_text(size_of(real, name)).split(), "read"] for name in ("ckpt-1", "ckpt-2")
+        [name, "ok", *readable.size_text(size_of(real, name)).split(), "read"] for name in ("ckpt-1", "ckpt-2")
     ]
     assert err == ""
 

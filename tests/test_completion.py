@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -402,3 +403,7 @@ def test_an_export_shows_its_steps_has_one_line_in_the_log_and_none_where_it_is_
     shutil.rmtree(export)
     assert lines_of(verbose=0) == []
     assert os.path.exists(export)
+    shutil.rmtree(export)
+    another = SimpleNamespace(is_chief=False, told=lambda value: value, failed=lambda fine: [])
+    monkeypatch.setattr(completion, "cluster_of", lambda objects: another)
+    assert lines_of() == []  # the chief says so

@@ -945,9 +945,9 @@ ANEW = "restart, a resume goes on with the first batches"
         (shuffled, {"input_state": "replay"}, IF_THE_SAME),
         (shuffled, {"input_state": "restart"}, ANEW),
         (lambda: [1, 2, 3, 4], {}, IF_THE_SAME),
-        (lambda: span(9).filter(lambda x: x > 1).shuffle(9), {}, EXACTLY),
+        (lambda: shuffled().repeat(), {}, EXACTLY),
     ],
-    ids=["iterator", "replay", "restart", "list", "of unknown length"],
+    ids=["iterator", "replay", "restart", "list", "endless"],
 )
 def test_a_resume_is_told_which_guarantee_holds(make, named, told, between):
     dataset = make()
@@ -961,9 +961,30 @@ def test_a_resume_is_told_which_guarantee_holds(make, named, told, between):
     assert again.guarantee(*place) == f"training data: {told}"
 
 
-def test_what_is_asked_for_now_is_what_holds():
-    _, place = saved(shuffled)
-    assert InputPosition(shuffled(), input_state="restart").guarantee(*place) == f"input: {ANEW}"
+def test_where_batches_do_not_tell_how_far_shuffles_came_their_state_is_what_is_exact():
+    position, _ = saved(lambda: shuffled().repeat())
+    place, state = position.save(goes_on=False)
+    assert place["way"] == "replay"
+    again = InputPosition(shuffled().repeat())
+    assert again.guarantee(place, state) == f"input: {EXACTLY}"
+    assert again.guarantee(place, ()) == f"input: {IF_THE_SAME}"
+
+
+def test_a_place_that_has_to_be_replayed_among_others_that_have_not_says_so():
+    position, place = saved(lambda: span(24).shuffle(24).repeat(2).batch(6).prefetch(20), 6)
+    assert (position.way, place[0]["way"], place[0]["is_counted"]) == ("iterator", "replay", True)
+    assert position.guarantee(*place) == f"input: {IF_THE_SAME}"
+
+
+def test_an_epoch_of_a_shuffle_without_a_seed_is_another_one():
+    tf.random.set_seed(None)
+    place = between_epochs(InputPosition(shuffled()))
+    assert InputPosition(shuffled()).guarantee(*place) == f"input: {ANEW}"
+
+
+@pytest.mark.parametrize("place", [lambda: saved(shuffled)[1], lambda: between_epochs(InputPosition(shuffled()))])
+def test_what_is_asked_for_now_is_what_holds(place):
+    assert InputPosition(shuffled(), input_state="restart").guarantee(*place()) == f"input: {ANEW}"
 
 
 def test_of_what_was_not_gone_over_nothing_has_to_come_back():

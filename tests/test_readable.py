@@ -74,7 +74,13 @@ def test_a_line_has_kind_name_and_facts():
 @given(anything, anything)
 def test_a_line_is_one_line_of_what_can_be_seen_whatever_is_in_it(name, fact):
     assert line("Record", name, [fact]).isprintable()
-    assert plain("d\u00e9j\u00e0 vu-1") == "d\u00e9j\u00e0 vu-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("läufe/a b", "läufe/a b"), ("a\nb\x1b[2J", r"a\nb\x1b[2J"), ("\u202ea", r"\u202ea")]
+)
+def test_a_text_becomes_one_line_without_anything_that_a_terminal_obeys(text, told):
+    assert plain(text) == told
 
 
 @given(anything, anything, anything)

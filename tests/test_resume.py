@@ -478,21 +478,25 @@ def test_no_epochs_at_all_claim_nothing_about_the_data(directory, caplog):
 
 @pytest.mark.parametrize("after_steps", [14, STEPS], ids=["within an epoch", "between epochs"])
 def test_a_resume_says_in_one_line_what_came_back_from_where_how_old_it_is_and_how_exact_its_data_are(
-    directory, caplog, monkeypatch, after_steps
+    directory, caplog, after_steps
 ):
     options = {"save_freq": "epoch"} if after_steps == STEPS else {}
-    stop = keras.callbacks.EarlyStopping("loss", patience=9)
-    own = keras.callbacks.LambdaCallback()  # has no state
+    # The second one has no state.
+    others = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.LambdaCallback()]
+    told = r"1 callback \(EarlyStopping\)"
+    if after_steps != STEPS:
+        others.append(keras.callbacks.ReduceLROnPlateau("loss"))
+        told = r"2 callbacks \(EarlyStopping, ReduceLROnPlateau\)"
     named = {"validation_data": (X, Y), "validation_batch_size": 40}
-    break_off(sequential(), ours(directory, **options), after_steps + (after_steps == STEPS), stop, own, **named)
+    break_off(sequential(), ours(directory, **options), after_steps + (after_steps == STEPS), *others, **named)
     caplog.set_level(logging.INFO, "ckptkit")
     callback = ours(directory, **options)
-    fit(sequential(), callback, keras.callbacks.EarlyStopping("loss", patience=9), own, epochs=2, **named)
+    fit(sequential(), callback, *others, epochs=2, **named)
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resuming")]
     record = callback.resumed_from
     assert re.fullmatch(
         rf"resuming from {record.prefix}, saved \d+ s ago, at step {record.step}, epoch 1, batch {record.batch}: "
-        r"restored model, optimizer, random numbers, 1 callback \(EarlyStopping\); training data: (.*); "
+        rf"restored model, optimizer, random numbers, {told}; training data: (.*); "
         r"validation data: (.*)\.",
         line,
     )
