@@ -12,8 +12,7 @@ import pytest
 
 from ckptkit import cli
 from tests import checkpoint_dirs
-from tests.test_cli_show import BIAS, KERNEL, NAMES, save, table
-from tests.test_variable_names import PLAIN, graph_of
+from tests.named_tensors import BIAS, KERNEL, NAMES, PLAIN, graph_of, save, table
 
 
 @pytest.fixture(autouse=True)
