@@ -158,7 +158,7 @@ def _options_of(options: Mapping[str, Any]) -> _Kept:
     if monitor is not None:
         policy = with_best(policy, max_to_keep, Best(monitor, options["mode"]))
     newest = None if max_to_keep is None else Latest(max_to_keep).n
-    return newest, None if hours is None else EveryNSecs(hours * 3600.0), policy
+    return newest, EveryNSecs(hours * 3600.0) if hours else None, policy
 
 
 def _length_text(secs: float) -> str:
