@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import traceback
@@ -187,13 +188,14 @@ def kills_of(name, steps, epochs, validates):
     """Return kills in a row, each in a life of its own, after which one is left alone.
 
     The first is at a random batch; each other one comes soon, so that there is something left for the next. In a
-    validation it is a signal that asks for a save. What has the place in the data of another case is killed twice less.
+    validation it is a signal that asks for a save. Each case is killed at two of these, and what has the place in the
+    data of another case at one: over all cases each is met many times.
     """
     chosen = random.Random(name)
     test = ("test", chosen.randrange(1, 4), "SIGTERM")
     row = [("epoch_end", 1), ("epoch_begin", 2), *([test] if validates else [])]
     chosen.shuffle(row)
-    row = row if name in INPUTS else row[:1]
+    row = row[: 2 if name in INPUTS else 1]
     at_the_end = [("train_end", 1)] if chosen.random() < 0.3 else []  # else the last life has something left to train
     return [("batch", chosen.randrange(2, (steps * epochs - 2) // 2)), *row, *at_the_end]
 
@@ -306,7 +308,7 @@ def no_random_numbers():
 SPOILERS = {
     "one_seed_off": (one_seed_off, "arrays_shuffled", ("batch", 19)),
     "one_callback_forgotten": (one_callback_forgotten, "early_stopping_and_plateau", ("batch", 72)),
-    "one_batch_off": (one_batch_off, "tf_data_shuffle_map_batch_prefetch", ("batch", 19)),
+    "one_batch_off": (one_batch_off, "arrays_shuffled", ("batch", 19)),
     "one_shuffle_off": (one_shuffle_off, "tf_data_random_operations_in_map", ("batch", 25)),
     "starts_over": (starts_over, "arrays_shuffled", ("batch", 19)),
     "no_metrics": (no_metrics, "arrays_shuffled", ("batch", 19)),
@@ -314,19 +316,31 @@ SPOILERS = {
 }
 
 
-def spoilt_life(name, at):
-    """Kill a script and resume it with something broken; return what it ends with and what it should have."""
-    spoil, case_name, kill = SPOILERS[name]
-    whole, _ = forked(lambda: one_life(case_name, f"{at}-whole"))
-    deaths, newest = [died(case_name, at, kill)], newest_step(at)
-    ended, _ = forked(lambda: one_life(case_name, at, spoil=spoil))
-    return {"case": name, "whole": whole, "killed": {"kills": kill, "died": deaths, "newest": newest, **ended}}
+def spoilt_lives(folder, names):
+    """Kill scripts and resume each with something broken; return what they end with and what they should have."""
+
+    @functools.cache
+    def killed(case_name, kill):
+        at = os.path.join(folder, case_name)
+        whole, _ = forked(lambda: one_life(case_name, f"{at}-whole"))
+        return whole, {"kills": kill, "died": [died(case_name, at, kill)], "newest": newest_step(at)}, at
+
+    def spoilt(name):
+        spoil, case_name, kill = SPOILERS[name]
+        whole, killed_there, left = killed(case_name, kill)
+        at = os.path.join(folder, name)
+        for end in ("", "-files"):
+            shutil.copytree(left + end, at + end)
+        ended, _ = forked(lambda: one_life(case_name, at, spoil=spoil))
+        return {"case": name, "whole": whole, "killed": {**killed_there, **ended}}
+
+    return [spoilt(name) for name in names]
 
 
-def main(folder, name):
-    """Print what a case's lives end with."""
-    run = spoilt_life if name in SPOILERS else lives_of
-    print(json.dumps(run(name, os.path.join(folder, name))), flush=True)
+def main(folder, *names):
+    """Print what the lives of a case end with, or those that resume with something broken."""
+    of_cases = [lives_of(name, os.path.join(folder, name)) for name in names if name in CASES]
+    print(json.dumps(of_cases or spoilt_lives(folder, names)), flush=True)
 
 
 if __name__ == "__main__":
