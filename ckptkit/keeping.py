@@ -96,7 +96,7 @@ def reasons_in(ledger: Ledger, now: float, unlisted: str) -> dict[str, tuple[str
 
 def resumed_from(directory: str) -> str | None:
     """Return the name of the checkpoint that the last run in a directory went on from, None if nobody noted it."""
-    for event in reversed(history.read(directory)):
+    for event in history.newest_first(directory):
         if event.kind in ("begun", "restored"):
             name = event.facts.get("resumed_from" if event.kind == "begun" else "name")
             return name if isinstance(name, str) else None
