@@ -54,7 +54,7 @@ def test_the_calls_that_a_save_dies_at_are_all_that_strace_sees(printed, way):
 @every_way
 def test_a_save_is_killed_before_its_commit_and_after(printed, way):
     cases = printed[way]
-    assert len(cases) > 40
+    assert len(cases) > (40 if way in WAYS else 20)
     (survivor,) = [case for case in cases if not case["killed"]]
     assert survivor["reported"] == "4"
     assert sum(case["value"] == [3.0] for case in cases) > 10

@@ -230,7 +230,7 @@ def save_next(directory, number, *, durable=False, committed=lambda: None):
 
     store = Store(directory, durable=durable)
     ledger = Ledger("ckpt", 2, None, None, time.time())
-    facts = {"step": number, "epoch": None, "batch": None, "metrics": {}, "seconds": {}}
+    facts = {"step": number, "epoch": None, "batch": None, "metrics": {}, "seconds": {"blocked": 0.0}}
     lock = store.lock()
     try:
         ledger.adopt(store.scan(), time.time())
@@ -259,7 +259,7 @@ def litter(directory):
     for record in DirectoryReader(directory).scan().records:
         known |= {record.name + end for end in (".index", ".data-00000-of-00001")}
         known |= set() if record.foreign else {record.name + ".manifest.json"}
-    return sorted(set(os.listdir(directory)) - known) + sorted(set(in_meta(directory, "")) - {"lock"})
+    return sorted(set(os.listdir(directory)) - known) + sorted(set(in_meta(directory, "")) - {"lock", "history.jsonl"})
 
 
 def outcome(state, folder, number):
