@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["report"]
 
 # Where the run is, how it begins, whether it only looks on and what it tells change nothing of what it saves.
-_OF_NO_MATTER = {"directory", "last_checkpoint_step", "read_only", "resume", "verbose"}
+_OF_NO_MATTER = {"directory", "last_checkpoint_step", "read_only", "resume", "tensorboard_dir", "verbose"}
 
 # What was saved may come from anywhere: however large or deep it is, little of it is shown.
 _short = reprlib.Repr()

@@ -22,7 +22,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ from ckptkit.durability import write_file
 from ckptkit.listing import META
 from ckptkit.records import finite_json, from_finite_json
 
-__all__ = ["Event", "History", "read"]
+__all__ = ["Event", "History", "newest_first", "read"]
 
 _log = logging.getLogger("ckptkit")
 _NAME = "history.jsonl"
@@ -46,7 +47,7 @@ class Event:
         kind: ``begun``, ``saved``, ``cost``, ``pruned``, ``skipped``, ``failed``, ``measured``, ``restored``,
             ``preempted`` or ``ended``; a newer ckptkit may know others.
         at: Seconds since the Epoch.
-        run: The turn of one process at the directory, random hex.
+        run: The turn of one process at the directory, random hex; "" where it was no run, as of a command.
         facts: What belongs to it: ``step`` with nearly all of them, ``metrics`` as numbers.
     """
 
@@ -83,18 +84,19 @@ class Event:
 
 def read(directory: str) -> tuple[Event, ...]:
     """Return what has happened in a directory, oldest first; nothing where nobody has noted anything."""
+    return tuple(newest_first(directory))[::-1]
+
+
+def newest_first(directory: str) -> Iterator[Event]:
+    """Go over what has happened in a directory, backwards: who looks for the last of a kind parses no more."""
     try:
         with open(_path(directory), "rb") as file:
             lines = file.read(2 * _MOST_BYTES).splitlines()
     except OSError:
-        return ()
-    events = []
-    for line in lines:
-        try:
-            events.append(Event.from_json(line))
-        except ValueError:  # torn by a crash
-            continue
-    return tuple(events)
+        return
+    for line in reversed(lines):
+        with suppress(ValueError):  # torn by a crash
+            yield Event.from_json(line)
 
 
 class History:
@@ -132,8 +134,7 @@ class History:
         if self._run is None or os.getpid() != self._pid:  # of a process that was forked: not its turn
             return
         self._step = facts.setdefault("step", self._step)
-        event = Event(kind, time.time(), self._run, facts)
-        self._append(event.to_json().encode() + b"\n")
+        event = self._enter(kind, self._run, facts)
         for listener in self._listeners:
             try:
                 listener(event)
@@ -149,6 +150,15 @@ class History:
         """End the turn that is under way because nobody else did; an error that nobody caught is named."""
         error = getattr(sys, "last_value", None)
         self.end(error=None if error is self._error_before else type(error).__name__)
+
+    def remark(self, kind: str, **facts: Any) -> None:
+        """Enter an event that belongs to no turn: somebody has used a command."""
+        self._enter(kind, "", facts)
+
+    def _enter(self, kind: str, run: str, facts: Mapping[str, Any]) -> Event:
+        event = Event(kind, time.time(), run, facts)
+        self._append(event.to_json().encode() + b"\n")
+        return event
 
     def _append(self, line: bytes) -> None:
         with self._lock:

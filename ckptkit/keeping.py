@@ -96,7 +96,7 @@ def reasons_in(ledger: Ledger, now: float, unlisted: str) -> dict[str, tuple[str
 
 def resumed_from(directory: str) -> str | None:
     """Return the name of the checkpoint that the last run in a directory went on from, None if nobody noted it."""
-    for event in reversed(history.read(directory)):
+    for event in history.newest_first(directory):
         if event.kind in ("begun", "restored"):
             name = event.facts.get("resumed_from" if event.kind == "begun" else "name")
             return name if isinstance(name, str) else None
@@ -158,7 +158,7 @@ def _options_of(options: Mapping[str, Any]) -> _Kept:
     if monitor is not None:
         policy = with_best(policy, max_to_keep, Best(monitor, options["mode"]))
     newest = None if max_to_keep is None else Latest(max_to_keep).n
-    return newest, None if hours is None else EveryNSecs(hours * 3600.0), policy
+    return newest, EveryNSecs(hours * 3600.0) if hours else None, policy
 
 
 def _length_text(secs: float) -> str:

@@ -82,6 +82,7 @@ def prune(
             # As after a save: what is still to be deleted stays listed, or after a crash nothing would manage it.
             store.write_state(plan.before)
             store.delete(*plan.pruning.gone)
+            store.history.remark("pruned", names=[record.name for record in plan.pruning.gone])
         if plan.pruning.gone or plan.is_stale:
             store.write_state(plan.after)
         return plan.pruning

@@ -12,8 +12,7 @@ import pytest
 
 from ckptkit import cli
 from tests import checkpoint_dirs
-from tests.test_cli_show import BIAS, KERNEL, NAMES, save, table
-from tests.test_variable_names import PLAIN, graph_of
+from tests.named_tensors import BIAS, KERNEL, NAMES, PLAIN, graph_of, save, table
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +85,7 @@ def test_what_only_one_has_and_what_has_another_shape_is_told(directory, capsys)
         "only in run/ckpt-1: gone (2,) float64",
         "only in run/ckpt-2: new (2,) float64",
         "other: (2, 3) float64 -> (3, 2) int8",
-        "1 tensors are the same",
+        "1 tensor is the same",
     }
     cli.main(["diff", "--json", f"{directory}/ckpt-1", directory])
     others = json.loads(capsys.readouterr().out)["others"]
@@ -147,11 +146,11 @@ def test_few_rows_are_shown_and_the_rest_is_counted(many, capsys):
     cli.main(["diff", f"{many}/ckpt-1", many])
     out = capsys.readouterr().out
     assert [row[0] for row in table(out)] == [f"v{at:02}" for at in range(29, 9, -1)]
-    assert out.splitlines()[-1] == "5 more have changed, 5 tensors are the same"
+    assert out.splitlines()[-1] == "5 more changed, 5 tensors are the same"
     cli.main(["diff", "--limit", "2", f"{many}/ckpt-1", many])
     out = capsys.readouterr().out
     assert [row[0] for row in table(out)] == ["v29", "v28"]
-    assert out.splitlines()[-1] == "23 more have changed, 5 tensors are the same"
+    assert out.splitlines()[-1] == "23 more changed, 5 tensors are the same"
 
 
 def test_all_rows_are_shown_where_that_is_asked_for(many, capsys):

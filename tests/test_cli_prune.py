@@ -12,7 +12,7 @@ from ckptkit import cli
 from ckptkit.history import Event
 from ckptkit.store import Store
 from tests.checkpoint_dirs import files_in, flip, put_state, save, save_foreign
-from tests.test_cli_show import table
+from tests.named_tensors import table
 
 NOW = 1_000_000.0
 

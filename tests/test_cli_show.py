@@ -12,18 +12,11 @@ import pytest
 
 from ckptkit import cli
 from ckptkit.bundle_index import Entry, encode_index
-from ckptkit.bundle_writer import BundleWriter
 from ckptkit.checksums import crc32c
 from ckptkit.cli.chosen import checkpoint_at
 from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
-from ckptkit.records import Manifest
-from ckptkit.store import Store
 from tests import checkpoint_dirs
-from tests.test_variable_names import END, PLAIN, graph_of
-
-NOW = 1_000_000.0
-KERNEL, BIAS = f"optimizer/_variables/0{END}", f"model/out/bias{END}"
-NAMES = {KERNEL: "net/dense_1/kernel", BIAS: "net/out/bias"}
+from tests.named_tensors import BIAS, END, KERNEL, NAMES, NOW, PLAIN, graph_of, save, table
 
 
 @pytest.fixture(autouse=True)
@@ -38,33 +31,11 @@ def directory(tmp_path, monkeypatch):
     return "run"
 
 
-def save(directory, step, tensors, **facts):
-    """Commit a checkpoint of some tensors."""
-    store, name = Store(directory, durable=False), f"ckpt-{step}"
-    lock = store.lock()
-    pending = store.begin(name)
-    with BundleWriter(pending.prefix) as writer:
-        for key, values in tensors.items():
-            writer.add(key, np.array(values, object) if isinstance(values, bytes) else np.asarray(values))
-    with open(pending.prefix + ".index", "rb") as file:
-        checksum = crc32c(file.read())
-    facts = {"sequence": step, "run_id": "cafe", "created_at": NOW - 7200.0, **facts}
-    manifest = Manifest(name, step, files=store.sizes(pending), index_crc32c=checksum, **facts)
-    record = store.commit(pending, manifest)
-    lock.release()
-    return record
-
-
 def save_some(directory, step=1, **facts):
     kernel = np.arange(6.0, dtype="float32").reshape(2, 3)
     kernel[1, 2] = math.nan
     tensors = {KERNEL: kernel, BIAS: np.array([True, False, True, True]), "words": b"text", PLAIN: graph_of(NAMES)}
     return save(directory, step, tensors, **facts)
-
-
-def table(text):
-    """The cells of the table that was printed, a list a row."""
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
 
 
 # One checkpoint ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ckptkit.comparing import Moved, Other, compare
 from ckptkit.errors import CheckpointDamagedError
 from ckptkit.tensor_values import Distance
 from tests.checkpoint_dirs import flip
-from tests.test_variable_names import END, PLAIN, graph_of
+from tests.named_tensors import END, PLAIN, graph_of
 
 
 def write(folder, name, tensors):

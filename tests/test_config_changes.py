@@ -28,7 +28,9 @@ def test_the_same_configuration_in_another_spelling_is_no_change():
     assert report("a", 1, training(save_freq=500), training(save_freq="500 steps")) is None
 
 
-@pytest.mark.parametrize("name", ["directory", "resume", "read_only", "last_checkpoint_step", "verbose"])
+@pytest.mark.parametrize(
+    "name", ["directory", "resume", "read_only", "last_checkpoint_step", "tensorboard_dir", "verbose"]
+)
 def test_where_the_run_is_how_it_begins_and_what_it_tells_is_no_change(name):
     saved = (
         CheckpointManagerOptions(directory="a", max_to_keep=1).effective()

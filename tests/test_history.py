@@ -59,6 +59,25 @@ def test_nothing_is_noted_outside_of_a_turn_and_each_turn_has_a_name(directory):
     assert len({event.run for event in read(directory)}) == 2
 
 
+def test_a_command_leaves_an_event_that_belongs_to_no_turn(directory):
+    writer = History(directory)
+    writer.remark("pruned", names=["ckpt-1"])
+    [event] = read(directory)
+    assert (event.kind, event.run, event.facts) == ("pruned", "", {"names": ["ckpt-1"]})
+
+
+def test_who_looks_for_the_last_event_of_a_kind_parses_no_more_than_what_came_after_it(directory, monkeypatch):
+    writer = History(directory)
+    writer.begin(step=0)
+    for step in range(9):
+        writer.note("measured", step=step)
+    parsed, parse = [], Event.from_json
+    monkeypatch.setattr(Event, "from_json", lambda line: parsed.append(line) or parse(line))
+    newest = history.newest_first(directory)
+    assert [next(newest).facts["step"] for _ in range(2)] == [8, 7]
+    assert len(parsed) == 2
+
+
 def test_what_happens_before_there_is_a_folder_is_written_when_it_is_there(tmp_path):
     writer = History(str(tmp_path / "run"))
     writer.begin(step=0)

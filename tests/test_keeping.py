@@ -61,6 +61,7 @@ FOUR = [record(step, metrics={"loss": loss}) for step, loss in ((1, 3.0), (2, 1.
     ("config", "told"),
     [
         (manager(2), [(), (), ("latest 2",), ("latest 2",)]),
+        (manager(2, keep_checkpoint_every_n_hours=0.0), [(), (), ("latest 2",), ("latest 2",)]),
         (manager(), [("all",)] * 4),
         (manager(1, EveryNSteps(2)), [(), ("every 2 steps",), (), ("every 2 steps", "latest 1")]),
         (manager(None, Best("loss", "min")), [(), ("best loss",), (), ("newest",)]),

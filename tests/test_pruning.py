@@ -12,6 +12,7 @@ import shutil
 
 import pytest
 
+from ckptkit import history
 from ckptkit.errors import CheckpointNotFoundError, DirectoryLockedError
 from ckptkit.ledger import Ledger
 from ckptkit.preservation import Best, EveryNSteps, Latest, Steps
@@ -71,8 +72,12 @@ def test_what_no_part_of_the_policy_keeps_goes_and_the_rest_stays_with_its_reaso
 def test_a_dry_run_says_the_same_and_changes_nothing(directory):
     before = files_in(directory)
     dry = pruned(directory, Latest(1) | Best("loss", "min"), apply=False)
+    assert history.read(directory) == ()
     assert files_in(directory) == before
     assert dry == pruned(directory, Latest(1) | Best("loss", "min"))
+    assert [(each.kind, each.facts) for each in history.read(directory)] == [
+        ("pruned", {"names": ["ckpt-1", "ckpt-3"]})
+    ]
 
 
 def test_the_state_file_names_what_is_left(directory):
@@ -266,7 +271,7 @@ def test_death_at_any_moment_leaves_whole_checkpoints_that_tensorflow_finds_and_
         pruned(at, policy, foreign=True)
         assert there(at) == ["ckpt-3", "ckpt-7"]
         assert state_of(at).all_model_checkpoint_paths == ("ckpt-3", "ckpt-7")
-        assert set(files_in(at)) == {
+        assert set(files_in(at)) - {".ckptkit/history.jsonl"} == {
             "checkpoint",
             *(f"ckpt-{step}.{end}" for step in (3, 7) for end in ("index", "manifest.json", "data-00000-of-00001")),
         }

@@ -33,6 +33,13 @@ def test_turns_are_told_apart_by_how_they_ended():
     ]
 
 
+def test_what_a_command_has_noted_is_no_turn_and_what_it_deleted_was_pruned():
+    left = [each for each in RECORDS if each.name != "ckpt-380"]
+    found = facts(events=(*EVENTS, event("pruned", 6000, "", names=["ckpt-380"])), records=left)
+    assert len(found.turns) == 3
+    assert [save.fate for save in found.saves if save.name == "ckpt-380"] == ["pruned"]
+
+
 def test_a_turn_knows_where_it_began_and_how_far_it_came():
     assert [(turn.resumed_from, turn.first_step, turn.last_step) for turn in facts().turns] == [
         (None, 0, 300),

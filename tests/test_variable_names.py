@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 
 from ckptkit.bundle import Bundle
-from ckptkit.bundle_protos import ObjectGraph
 from ckptkit.bundle_writer import BundleWriter
 from ckptkit.variable_names import display_names, short_key, variable_names
 from tests.checkpoint_dirs import flip
-
-END = "/.ATTRIBUTES/VARIABLE_VALUE"
-PLAIN, WHOLE = "_CHECKPOINTABLE_OBJECT_GRAPH", "_CKPTKIT_OBJECT_GRAPH"
-
-
-def graph_of(names):
-    graph = ObjectGraph()
-    for key, name in names.items():
-        graph.nodes.add().attributes.add(full_name=name.encode(), checkpoint_key=key.encode())
-    return graph.SerializeToString()
+from tests.named_tensors import END, PLAIN, WHOLE, graph_of
 
 
 def written(tmp_path, keys, **graphs):

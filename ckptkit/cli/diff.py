@@ -129,10 +129,9 @@ def _print(
     shown = [*comparison.moved[:limit], *(comparison.same if limit is None else ())]
     if shown:
         out.print(table_of(_COLUMNS, map(_cells, shown)))
-    more = len(comparison.moved) - len(comparison.moved[:limit])
-    same = len(comparison.same)
-    rest = [f"{more} more have changed"] * bool(more) + [f"{same} tensors are the same"]
-    out.print(Text(", ".join(rest)))
+    more, same = len(comparison.moved) - len(comparison.moved[:limit]), len(comparison.same)
+    not_shown = f"{more} more changed, " if more else ""
+    out.print(Text(f"{not_shown}{same} tensor{' is' if same == 1 else 's are'} the same"))
 
 
 def _said(other: Other, records: Sequence[CheckpointRecord]) -> str:

@@ -1,6 +1,6 @@
 """What the commands print: tables for people, JSON for programs.
 
-print_table(["name", "step"], [["ckpt-1", "1"]])
+console().print(table_of({"name": "left", "step": "right"}, [["ckpt-1", "1"]]))
 print_json({"loss": math.nan})                          # {"loss": "NaN"}
 """
 
@@ -20,7 +20,7 @@ from rich.text import Text
 from ckptkit.readable import plain
 from ckptkit.records import finite_json
 
-__all__ = ["console", "print_json", "print_table", "strict", "table_of"]
+__all__ = ["console", "print_json", "strict", "table_of"]
 
 _WIDE = 10_000  # columns: what is no terminal has no edge, and a program that reads on wants a row a line
 
@@ -31,7 +31,7 @@ def console() -> Console:
     return Console(width=None if is_bounded else _WIDE)
 
 
-def table_of(headings: Mapping[str, str], rows: Iterable[Sequence[str | Text]]) -> Table:
+def table_of(headings: Mapping[str, str], rows: Iterable[Sequence[str]]) -> Table:
     """Return a table of texts as they are, whatever rich takes for markup.
 
     Args:
@@ -42,13 +42,8 @@ def table_of(headings: Mapping[str, str], rows: Iterable[Sequence[str | Text]]) 
     for heading, side in headings.items():
         table.add_column(heading, justify="right" if side == "right" else "left")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     return table
-
-
-def print_table(headings: Mapping[str, str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table, see :func:`table_of`."""
-    console().print(table_of(headings, rows))
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

@@ -67,7 +67,8 @@ def turns_of(events: Sequence[Event], is_alive: Callable[[int, str], bool | None
     """
     by_run: dict[str, list[Event]] = {}
     for event in events:
-        by_run.setdefault(event.run, []).append(event)
+        if event.run:  # else it was a command
+            by_run.setdefault(event.run, []).append(event)
     own = list(by_run.values())
     turns: list[Turn] = []
     for at, (mine, turn) in enumerate(zip(own, map(_turn, own))):
