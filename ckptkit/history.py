@@ -61,7 +61,9 @@ class Event:
         facts = dict(self.facts)
         if "metrics" in facts:
             facts["metrics"] = finite_json(facts["metrics"])
-        return json.dumps({"event": self.kind, "at": self.at, "run": self.run, **facts}, allow_nan=False)
+        return json.dumps(
+            {"event": self.kind, "at": self.at, "run": self.run, **facts}, allow_nan=False, default=_plain
+        )
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Event:
@@ -175,15 +177,16 @@ class History:
                 return
             self._waiting.clear()
             try:
-                size = os.fstat(file).st_size
-                if self._may_be_torn and size and os.pread(file, 1, size - 1) != b"\n":
-                    content = b"\n" + content
-                self._may_be_torn = True
-                self._may_be_torn = os.write(file, content) < len(content)
+                try:
+                    size = os.fstat(file).st_size
+                    if self._may_be_torn and size and os.pread(file, 1, size - 1) != b"\n":
+                        content = b"\n" + content
+                    self._may_be_torn = True
+                    self._may_be_torn = os.write(file, content) < len(content)
+                finally:
+                    os.close(file)
             except OSError as error:
                 _log.debug("no line can be added to %s: %s", _path(self._directory), error)
-            finally:
-                os.close(file)
 
     def _trim(self) -> None:
         path = _path(self._directory)
@@ -197,6 +200,10 @@ class History:
             write_file(path, newer, temporary=path + ".tmp", durable=False)
         except OSError as error:
             _log.debug("%s could not be made shorter: %s", path, error)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)  # a step may be one of NumPy's numbers
 
 
 def _path(directory: str) -> str:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ckptkit import history
@@ -163,19 +164,36 @@ def test_a_line_that_a_full_disk_cut_takes_no_other_with_it(directory, monkeypat
     assert [event.facts["step"] for event in read(directory)] == [0, 2]
 
 
+def test_a_step_may_be_any_number_and_a_fact_anything(directory):
+    writer = History(directory)
+    writer.begin(step=np.int64(3))
+    writer.note("skipped", step=np.float32(4.5), why=KeyError("x"))
+    assert [event.facts["step"] for event in read(directory)] == [3, 4.5]
+    assert read(directory)[1].facts["why"] == "'x'"
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "denied")])
 def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(directory, monkeypatch, error):
+    close = os.close
+
     def refuse(*_):
+        raise error
+
+    def close_and_refuse(file):
+        close(file)
         raise error
 
     writer = History(directory)
     writer.begin(step=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close_and_refuse)
+        writer.note("saved", step=1)
     for name in ("write", "open"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, refuse)
             writer.note("saved", step=1)
     writer.end()
-    assert kinds(directory) == ["begun", "ended"]
+    assert kinds(directory) == ["begun", "saved", "ended"]
 
 
 def test_a_link_in_its_place_is_not_followed(directory, tmp_path):

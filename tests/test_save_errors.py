@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 KEY = "value/.ATTRIBUTES/VARIABLE_VALUE"
 KINDS = {"first": (0, 1), "next": (3, 4), "replace": (3, 3)}  # checkpoints that are there, and the one to be saved
-MOST = 200  # operations of a save, by far
+MOST = 400  # operations of a save, by far
 
 
 class Run:
