@@ -35,8 +35,10 @@ def test_turns_are_told_apart_by_how_they_ended():
 
 def test_what_a_command_has_noted_is_no_turn_and_what_it_deleted_was_pruned():
     left = [each for each in RECORDS if each.name != "ckpt-380"]
-    found = facts(events=(*EVENTS, event("pruned", 6000, "", names=["ckpt-380"])), records=left)
+    noted = (event("pruned", 6000, "", names=["ckpt-380"]), event("failed", 6001, "", step=380, why="odd"))
+    found = facts(events=(*EVENTS, *noted), records=left)
     assert len(found.turns) == 3
+    assert [incident.kind for incident in found.incidents] == ["skipped", "failed"]
     assert [save.fate for save in found.saves if save.name == "ckpt-380"] == ["pruned"]
 
 

@@ -144,7 +144,7 @@ def facts_of(
             event.kind, numbers[event.run], event.at, whole(event, "step"), text(event, "why") or text(event, "name")
         )
         for event in events
-        if event.kind in _INCIDENTS
+        if event.kind in _INCIDENTS and event.run in numbers
     )
     return Facts(
         directory=directory,
