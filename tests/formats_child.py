@@ -77,6 +77,7 @@ def by_keras(folder):
             if os.path.exists(path):
                 found[f"{name}/{kind}"] = tried(read, case, path)
     h5 = keras.models.load_model(os.path.join(folder, "sequential", WHOLE["h5"]))
+    h5.run_eagerly = True  # as it was trained; and what is wrong is said in words
     found["training of h5"] = tried(trained, h5, CASES["sequential"], 1)
     return {**found, "modules": sorted(sys.modules)}
 
