@@ -237,6 +237,7 @@ def test_outputs_may_be_off_by_rounding_alone(found, expected, said):
 
 @pytest.mark.core
 @pytest.mark.usefixtures("checked_by_forks")
+@pytest.mark.slow
 def test_a_stateful_model_is_left_in_its_state(here):
     inputs = keras.layers.Input(batch_shape=(2, 3, 4))
     model = keras.Model(inputs, keras.layers.LSTM(3, stateful=True)(inputs))

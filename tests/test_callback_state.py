@@ -141,6 +141,7 @@ def test_orbax_checkpoint_is_known():
 
 @of_keras_3
 @pytest.mark.parametrize("name", MAKE)
+@pytest.mark.slow
 def test_the_attributes_we_keep_are_all_that_a_fit_changes_in_a_callback_of_keras(tmp_path, name):
     kept = {"keys"} if name == "CSVLogger" else set(_ATTRIBUTES[getattr(keras.callbacks, name)])
     callback, seen = MAKE[name](tmp_path), []
@@ -626,6 +627,7 @@ def undisturbed(tmp_path_factory):
 
 @of_keras_3
 @pytest.mark.parametrize("after_steps", [5, STEPS + 2, 2 * STEPS + 5, 3 * STEPS + 5])
+@pytest.mark.slow
 def test_a_fit_broken_off_anywhere_ends_with_the_same_states_files_and_history(tmp_path, undisturbed, after_steps):
     broken_off(tmp_path / "run", after_steps, *everyone(tmp_path), made=model(use_ema=True))
     made = model(use_ema=True)
@@ -794,6 +796,7 @@ class ReturnsLoss(keras.Sequential):
     ],
     ids=["float32", "float64", "float16", "bfloat16", "number"],
 )
+@pytest.mark.slow
 def test_whatever_the_train_step_returns_a_fit_resumes_in_mid_epoch(tmp_path, kind):
     def make():
         keras.utils.set_random_seed(3)

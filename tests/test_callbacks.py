@@ -112,6 +112,7 @@ def directory(tmp_path):
 
 @pytest.mark.parametrize("after_steps", [3, STEPS, STEPS + 4, 2 * STEPS + 9])
 @pytest.mark.parametrize("async_save", [True, False], ids=["async", "sync"])
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_goes_on_at_its_last_checkpoint_and_ends_as_if_it_had_not(
     directory, tmp_path, after_steps, async_save
 ):
@@ -131,6 +132,7 @@ def test_a_run_that_was_broken_off_goes_on_at_its_last_checkpoint_and_ends_as_if
     assert int(resumed.optimizer.iterations) == 3 * STEPS
 
 
+@pytest.mark.slow
 def test_history_of_earlier_epochs_is_there_after_a_resume(directory, tmp_path):
     whole = fit(sequential(), ckptkit.TrainingCheckpoint(tmp_path / "whole"), validation_data=(X, Y))
     with pytest.raises(BreakOff):
@@ -149,6 +151,7 @@ def test_epoch_and_batch_numbers_that_other_callbacks_see_are_right_after_a_resu
     assert seen.batches == [*range(2, STEPS), *range(STEPS)], "what is not trained is not seen"
 
 
+@pytest.mark.slow
 def test_a_finished_fit_started_again_does_nothing_and_returns_the_whole_history(directory):
     first = fit(model := sequential(), ckptkit.TrainingCheckpoint(directory))
     finished_fits.forget()
@@ -166,6 +169,7 @@ def test_more_epochs_than_before_train_on_from_the_finished_run(directory):
     assert int(model.optimizer.iterations) == 5 * STEPS
 
 
+@pytest.mark.slow
 def test_a_second_fit_in_the_same_process_trains_on_from_the_live_model(directory):
     model = sequential()
     fit(model, ckptkit.TrainingCheckpoint(directory))
@@ -217,6 +221,7 @@ def test_a_first_epoch_given_to_fit_is_kept_and_resumed(directory):
     assert history.epoch == seen.epochs == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_model_whose_blocks_sit_in_a_list_comes_back_whole(directory):
     with pytest.raises(BreakOff):
         fit(
@@ -400,6 +405,7 @@ def test_a_checkpoint_of_a_plain_manager_gives_its_weights_and_says_what_is_miss
 @pytest.mark.parametrize(
     "options", [{"monitor": "val_los", "mode": "min"}, {"preservation_policy": Best("los", "min")}]
 )
+@pytest.mark.slow
 def test_a_monitor_that_does_not_exist_is_an_error_that_names_the_nearest_and_the_epoch_is_saved(directory, options):
     callback = ckptkit.TrainingCheckpoint(directory, **options)
     with pytest.raises(
@@ -447,6 +453,7 @@ def test_a_save_at_a_step_waits_for_no_validation_and_carries_no_metric_of_an_ea
     assert [record.step for record in records if record.metrics] == [20]
 
 
+@pytest.mark.slow
 def test_a_restart_saves_no_worse_model_as_an_improvement_even_if_the_best_one_is_pruned(directory):
     losses = Losses(3.0, 1.0, 2.5, 2.0, math.nan, 0.5)
     options = {

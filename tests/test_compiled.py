@@ -44,6 +44,7 @@ if IS_LEGACY:
 
 @pytest.mark.parametrize("file", ["model.keras", "model.h5"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.slow
 def test_an_optimizer_comes_back_whole_with_the_learning_rate_it_had_come_to(tmp_path, kind, file):
     model = trained(OPTIMIZERS[kind]())
     getattr(model.optimizer, "inner_optimizer", model.optimizer).learning_rate = 0.25

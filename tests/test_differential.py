@@ -264,6 +264,7 @@ def operation(rng: random.Random) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.slow
 def test_a_random_life_of_a_run_is_the_same_on_both_managers(
     seed: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

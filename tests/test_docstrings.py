@@ -101,6 +101,7 @@ def world(tmp_path, monkeypatch):
 
 
 @every_name
+@pytest.mark.slow
 def test_the_example_of_a_public_name_runs_and_prints_what_stands_below_it(name, world, checked_by_forks):
     examples, told = failures(named(name), name, world)
     assert examples > 0, "there is no line with >>>"

@@ -829,6 +829,7 @@ def a_property_raises() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_a_second_save_is_as_a_first_one_although(name: str) -> None:
     changes = CASES[name]()
     graphs: dict[int, tuple[Any, CheckpointGraph]] = {}
@@ -962,6 +963,7 @@ CHANGES = st.lists(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, ma
 
 @settings(max_examples=100, deadline=None)
 @given(CHANGES)
+@pytest.mark.slow
 def test_a_second_save_is_as_a_first_one_after_any_changes(between_saves: list[list[tuple[int, int, int]]]) -> None:
     objects = Random()
     graph = CheckpointGraph(objects.checkpoint)

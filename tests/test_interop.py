@@ -18,6 +18,8 @@ import ckptkit
 from ckptkit import CheckpointManager
 from tests.plain_tf import digest, make_checkpoint, make_model, tracked_digest, train
 
+pytestmark = pytest.mark.slow  # plain TensorFlow has processes of its own
+
 ROOT = Path(__file__).parents[1]
 
 

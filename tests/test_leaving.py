@@ -121,6 +121,7 @@ def facts_of(callback):
         ("train_end", 1, [(2 * STEPS, 2, 0)], 2 * STEPS, 4),
     ],
 )
+@pytest.mark.slow
 def test_a_fit_leaves_at_the_next_batch_wherever_it_is_and_has_saved_what_it_did(
     directory, event, count, facts, trained, validated
 ):
@@ -154,6 +155,7 @@ def test_a_step_that_is_being_saved_is_waited_for_and_not_saved_again(directory,
 
 
 @pytest.mark.parametrize("asked", [(), ("SIGUSR1", "SIGINT")], ids=["only by call", "others"])
+@pytest.mark.slow
 def test_a_signal_that_was_not_asked_for_is_none_of_ours(directory, asked):
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("SIGTERM"))
@@ -165,6 +167,7 @@ def test_a_signal_that_was_not_asked_for_is_none_of_ours(directory, asked):
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])
+@pytest.mark.slow
 def test_other_signals_than_sigterm_and_other_codes_may_be_asked_for(directory, name):
     callback = ours(directory, preemption_signals=[signal.Signals[name]], preemption_code=99)
     left = preempted(sequential(), callback, Sends("batch", 2, lambda: send(name)))
@@ -222,6 +225,7 @@ def test_a_fit_that_broke_off_swallows_no_signal(directory):
     assert signal.signal(signal.SIGTERM, before) is handler
 
 
+@pytest.mark.slow
 def test_a_run_that_left_goes_on_in_the_same_process_and_ends_with_the_same_bits(directory, tmp_path):
     whole = sequential()
     validation = {"validation_data": (X[:8], Y[:8])}
@@ -246,6 +250,7 @@ def test_a_stop_that_was_decided_in_an_epoch_counts_after_a_validation_that_was_
     assert (history.epoch, again.step) == ([0], 4)
 
 
+@pytest.mark.slow
 def test_what_a_validation_holds_is_let_go_when_it_ends(directory):
     held = []
 

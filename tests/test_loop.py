@@ -64,6 +64,7 @@ def run(directory, dataset, stop_after=None, policy=POLICY, verbose=1, **options
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stop_after", [2, 5, 6, 8, 13])
+@pytest.mark.slow
 def test_a_loop_that_was_left_goes_on_where_it_was_and_ends_with_the_same_bits(tmp_path, case, stop_after):
     dataset, options, input_state = CASES[case]
     value, seen, _ = run(tmp_path / "whole", dataset, **options)
@@ -117,6 +118,7 @@ def functional():
 
 
 @pytest.mark.parametrize("make", [functional, Blocks], ids=["functional", "blocks in a list"])
+@pytest.mark.slow
 def test_a_tf_function_step_with_dropout_and_slots_resumes_to_the_same_bits(tmp_path, make):
     def train(directory, stop_after=None):
         keras.utils.set_random_seed(1)

@@ -324,6 +324,7 @@ SHUFFLED = {
 @pytest.mark.parametrize(
     "used", [[], [0], [1], [1, 0], [0, 0, 1, 0, 1, 0]], ids=["none", "unused", "used", "both", "several"]
 )
+@pytest.mark.slow
 def test_advance_leaves_the_shuffles_as_iterators_of_the_pipeline_would(name, used):
     dataset = SHUFFLED[name]()
     before = [(iter(dataset), 0)[1] if not each else len(listed(dataset)) for each in used]

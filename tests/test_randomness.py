@@ -398,6 +398,7 @@ def run(directory, callback):
 @pytest.mark.parametrize(
     ("after_steps", "place"), [(5, (0, 4)), (STEPS + 1, (1, 0)), (STEPS + 3, (1, 2))], ids=["mid-epoch", "end", "later"]
 )
+@pytest.mark.slow
 def test_a_callback_that_draws_goes_on_with_the_same_numbers_after_a_resume(tmp_path, after_steps, place):
     model, whole = run(tmp_path / "whole", Draws())
     with pytest.raises(BreakOff):

@@ -113,6 +113,7 @@ def flip(path: Path, at: int, bit: int) -> None:
 
 
 @pytest.mark.parametrize("file", [DATA, INDEX, MANIFEST])
+@pytest.mark.slow
 def test_wherever_a_bit_is_flipped_the_newest_is_restored_whole_or_left_for_the_one_before(run: Run, file: str) -> None:
     path, steps = run.directory / file, []
     size = path.stat().st_size

@@ -197,6 +197,7 @@ OPTIMIZERS = ["SGD", "Adam", "Adagrad", "RMSprop", "Ftrl"]
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.slow
 def test_sparse_embedding_updates_right_after_save_are_not_in_the_file(
     name: str, jit_compile: bool, tmp_path: Path, gate: threading.Event
 ) -> None:

@@ -554,6 +554,7 @@ def test_a_replacement_that_failed_does_not_come_back_over_a_later_one(store, mo
 
 @pytest.mark.parametrize("sequence", [3, 4], ids=["the same sequence again", "the next sequence"])
 @pytest.mark.parametrize("lost", [True, False], ids=["the older one was lost", "the older one is there"])
+@pytest.mark.slow
 def test_death_in_the_save_after_a_replacement_that_failed_never_goes_back_to_it(tmp_path, monkeypatch, sequence, lost):
     def prepare(store):
         prepare_same(store)
