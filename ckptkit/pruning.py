@@ -17,7 +17,7 @@ from functools import reduce
 from operator import or_
 
 from ckptkit.combinators import alternatives
-from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError, DirectoryLockedError
+from ckptkit.errors import CheckpointDamagedError, CheckpointNotFoundError
 from ckptkit.keeping import reasons_in, stem_of, words
 from ckptkit.ledger import Ledger
 from ckptkit.preservation import KeepContext, Latest, PreservationPolicy
@@ -71,12 +71,7 @@ def prune(
         raise CheckpointNotFoundError(f"no checkpoints in {store.directory}.")
     if not apply:
         return _Plan(store, policy, now, foreign, resumed_from).pruning
-    lock = store.lock()
-    try:
-        if not lock.is_first:
-            raise DirectoryLockedError(
-                f"cannot prune {store.directory}: this very process writes checkpoints there. Close its manager first."
-            )
+    with store.locked_to("prune"):
         plan = _Plan(store, policy, now, foreign, resumed_from)
         if plan.pruning.gone:
             # As after a save: what is still to be deleted stays listed, or after a crash nothing would manage it.
@@ -86,8 +81,6 @@ def prune(
         if plan.pruning.gone or plan.is_stale:
             store.write_state(plan.after)
         return plan.pruning
-    finally:
-        lock.release()
 
 
 class _Plan:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ckptkit.errors import CheckpointNotFoundError, DirectoryLockedError
+from ckptkit.errors import CheckpointNotFoundError
 from ckptkit.ledger import Ledger
 from ckptkit.listing import MANIFEST, Listing, manifest_in, sizes_in, why_damaged
 from ckptkit.preservation import All
@@ -74,15 +74,8 @@ def repair(store: Store, *, now: float, deep: bool = False, apply: bool = False)
         raise CheckpointNotFoundError(f"no checkpoints in {store.directory}.")
     if not apply:
         return _Repairer(store, now, deep, apply).run()
-    lock = store.lock(recover=False)  # looked at first: a replacement that is damaged must not be finished
-    try:
-        if not lock.is_first:
-            raise DirectoryLockedError(
-                f"cannot repair {store.directory}: this very process writes checkpoints there. Close its manager first."
-            )
+    with store.locked_to("repair", recover=False):  # looked at first: a damaged replacement must not be finished
         return _Repairer(store, now, deep, apply).run()
-    finally:
-        lock.release()
 
 
 class _Repairer:

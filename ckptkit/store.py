@@ -27,10 +27,12 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ckptkit.durability import link_or_copy, make_directory, sync_directory, sync_file, write_file
+from ckptkit.errors import DirectoryLockedError
 from ckptkit.history import History
 from ckptkit.listing import (
     MANIFEST,
@@ -101,6 +103,29 @@ class Store(DirectoryReader):
             lock.release()
             raise
         return lock
+
+    @contextmanager
+    def locked_to(self, verb: str, *, recover: bool = True) -> Iterator[None]:
+        """Be the directory's writer for a while, for something that no save of this process may come across.
+
+        Args:
+            verb: What is done meanwhile, ``"prune"``.
+            recover: Whether to clean up first after a writer that died.
+
+        Raises:
+            DirectoryLockedError: Another process writes there, or this one does.
+            OSError: Nobody can write there, or not clean up.
+        """
+        lock = self.lock(recover=recover)
+        try:
+            if not lock.is_first:
+                raise DirectoryLockedError(
+                    f"cannot {verb} {self.directory}: this very process writes checkpoints there. "
+                    "Close its manager first."
+                )
+            yield
+        finally:
+            lock.release()
 
     def recover(self) -> None:
         """Finish or undo what a writer that died had under way; the lock is ours."""

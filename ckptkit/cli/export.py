@@ -20,22 +20,14 @@ from ckptkit.cli.chosen import CHECKPOINT, checkpoint_at
 from ckptkit.cli.printing import print_json
 from ckptkit.cli.usage import UsageError
 from ckptkit.errors import CheckpointMismatchError, ExportError
-from ckptkit.export.names import FILES
+from ckptkit.export.names import FILES, MODELS, TEXTS
 from ckptkit.readable import plain
 from ckptkit.records import CheckpointRecord
 from ckptkit.spelling import near
 
 __all__ = ["add"]
 
-_ENDINGS = {
-    "weights.h5": "weights",
-    ".h5": "h5",
-    ".hdf5": "h5",
-    ".keras": "keras",
-    ".json": "json",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-}
+_ENDINGS = {"weights.h5": "weights", **MODELS, **TEXTS}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -99,7 +91,7 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
     """Return where each artifact goes, by its format."""
     path = options.output.rstrip(os.sep) or os.sep
     ending = os.path.splitext(path)[1]
-    told = next((kind for end, kind in _ENDINGS.items() if path.endswith(end)), None if ending else "saved_model")
+    told = next((kind for end, kind in _ENDINGS.items() if end and path.endswith(end)), _ENDINGS.get(ending))
     kinds = list(dict.fromkeys(options.formats or ([told] if told else [])))
     if not kinds:
         raise UsageError(f"the ending {ending!r} says no format: say it with --format, or take another ending")

@@ -17,14 +17,12 @@ import h5py
 from ckptkit.errors import ArtifactError
 from ckptkit.export import architecture, facts, hdf5, keras_archive, saved_model, versions, weights
 from ckptkit.export.custom_code import why_not_revived
-from ckptkit.export.names import FILES
+from ckptkit.export.names import FILES, MODELS, TEXTS
 from ckptkit.export.publishing import put_back
 from ckptkit.which_keras import keras
 
 __all__ = ["READERS", "WRITERS", "kind_at", "kind_of", "text_of", "why_not"]
 
-_MODELS = {".keras": "keras", ".h5": "h5", ".hdf5": "h5", "": "saved_model"}
-_TEXTS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 READERS = {"keras": keras_archive.read, "h5": hdf5.read, "saved_model": saved_model.read}
 
 
@@ -49,15 +47,15 @@ def kind_of(path: str, format: str | None) -> str:
     ending = os.path.splitext(path.rstrip("/"))[1]
     if format is None and path.endswith("weights.h5"):
         raise ValueError(f"{path} is a name for weights alone: call ckptkit.save_weights, or name it NAME.h5.")
-    if format is None and ending in _TEXTS:
+    if format is None and ending in TEXTS:
         raise ValueError(f"{ending} holds the architecture alone: call ckptkit.save_architecture.")
-    kind = format or _MODELS.get(ending)
+    kind = format or MODELS.get(ending)
     if kind is None:
         raise ValueError(
             f"the ending {ending!r} says no format: use NAME.keras, NAME.h5, or a folder without an ending for a "
             'SavedModel; or pass format="saved_model".'
         )
-    if kind != "saved_model" and _MODELS.get(ending) != kind:
+    if kind != "saved_model" and MODELS.get(ending) != kind:
         raise ValueError(f'format="{kind}" needs a name that ends in .{kind}, got {path!r}.')
     return kind
 
@@ -88,7 +86,7 @@ def kind_at(path: str) -> str:
         if hdf5.is_weights_alone(path):
             raise ArtifactError(f"{path} holds weights alone: call ckptkit.load_weights.")
         return "h5"
-    if os.path.splitext(path)[1] in _TEXTS:
+    if os.path.splitext(path)[1] in TEXTS:
         raise ArtifactError(f"{path} holds an architecture alone: call ckptkit.load_architecture.")
     raise ArtifactError(f"{path} is neither a .keras file nor HDF5 nor a SavedModel, or it was cut short.")
 
@@ -100,9 +98,9 @@ def text_of(path: str) -> str:
         ValueError: It is another ending.
     """
     ending = os.path.splitext(path)[1]
-    if ending not in _TEXTS:
+    if ending not in TEXTS:
         raise ValueError(f"an architecture goes to a file that ends in .json, .yaml or .yml, got {path!r}.")
-    return _TEXTS[ending]
+    return TEXTS[ending]
 
 
 def why_not(model: keras.Model, kind: str) -> str | None:
